@@ -1,0 +1,1 @@
+"""The pruning engine. Knows no browser and no plotting."""

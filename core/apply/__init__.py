@@ -1,0 +1,1 @@
+"""Stage 5: build the smaller network a plan describes."""

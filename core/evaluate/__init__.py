@@ -1,0 +1,1 @@
+"""Stage 6: what the built network does."""

@@ -1,0 +1,1 @@
+"""Stage 7: files that travel without this project."""

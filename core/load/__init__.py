@@ -1,0 +1,1 @@
+"""Stage 1: models, weights and images from names and files."""

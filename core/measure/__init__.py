@@ -1,0 +1,1 @@
+"""Stage 3: what channels, groups and plans are worth and cost."""

@@ -1,0 +1,1 @@
+"""Counts by arithmetic, latency by measurement, prediction by table."""

@@ -1,0 +1,1 @@
+"""Stage 2: run the network once, record its operators, find which channels hang together."""
