@@ -1,1 +1,4 @@
 """Stage 5: build the smaller network a plan describes."""
+
+from core.apply.surgery import mask_model as mask_model
+from core.apply.surgery import prune_model as prune_model
