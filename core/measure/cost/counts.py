@@ -78,17 +78,17 @@ def count_cost(trace: Trace, plan: Plan | None = None) -> Cost:
 
 
 def cost_terms(trace: Trace, quantity: str) -> list[tuple[float, str | None, str | None]]:
-    """``macs`` or ``params`` of any plan as a sum of coef x kept(a) x kept(b) over groups (None = factor 1).
+    """``macs`` or ``params`` of any plan as a sum of coef x kept(a) x kept(b) over prunable groups (None = factor 1).
 
     The browser evaluates this while a bar is dragged. Exact where every dimension is made of whole groups with equal
     channels per unit, which holds for every network traced so far; ``count_cost`` stays the authority.
     """
     model = _prepare(trace)
     affine: dict[tuple[str, int], dict[str | None, float]] = {}
-    for group_id, places in model.lost.items():
-        for key, per_unit in places:
+    for group in trace.prunable:
+        for key, per_unit in model.lost[group.id]:
             sizes = affine.setdefault(key, {None: float(model.shapes[key[0]][key[1]])})
-            sizes[group_id] = float(per_unit.double().mean())
+            sizes[group.id] = float(per_unit.double().mean())
             sizes[None] -= float(per_unit.sum())
     terms: Counter[tuple[str | None, str | None]] = Counter()
 
