@@ -1,0 +1,257 @@
+"""What must survive a restart: measured results by content, and workspaces by token. One SQLite file.
+
+Measured values go in as JSON, compressed, and come out as the same JSON; nothing is ever unpickled. Every call is one
+short transaction, so several threads and processes may share the file (WAL mode). ``synchronous=NORMAL``: a crash of
+the program loses nothing that was saved; a power cut may lose the last moments but never damages the file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import sqlite3
+import threading
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+from core.config import home_folder
+from core.errors import CoreError
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+# The layout's version is part of the name: a later layout begins its own file and leaves this one readable.
+FILE_NAME = "store-1.sqlite"
+MAX_RESULT_BYTES = 256 * 2**20
+MAX_WORKSPACE_BYTES = 8 * 2**20
+MAX_WORKSPACES = 10_000
+BUSY_S = 10.0
+DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+TABLES = """
+CREATE TABLE IF NOT EXISTS results (
+    kind TEXT NOT NULL, key TEXT NOT NULL, value BLOB NOT NULL, created REAL NOT NULL, PRIMARY KEY (kind, key));
+CREATE TABLE IF NOT EXISTS workspaces (
+    token TEXT PRIMARY KEY, state BLOB NOT NULL, revision INTEGER NOT NULL, updated REAL NOT NULL);
+CREATE INDEX IF NOT EXISTS results_by_age ON results (created);
+"""
+
+
+class StoreError(CoreError):
+    """Saved work could not be read or written."""
+
+
+class Conflict(StoreError):  # noqa: N818 - a request to look again, not a fault
+    """The workspace was changed elsewhere since it was read; read it again and repeat the change."""
+
+
+class Store:
+    """Results and workspaces in the SQLite file ``path``, which is made when missing.
+
+    A damaged file is moved aside (``notice`` then says so, in one sentence for people), what can still be read of its
+    workspaces is carried over, and a new file is begun. Raises StoreError when the file cannot be used at all.
+    """
+
+    def __init__(self, path: str | Path, *, max_result_bytes: int = MAX_RESULT_BYTES) -> None:
+        self.path = Path(path)
+        self.max_result_bytes = max_result_bytes
+        self.notice: str | None = None
+        self._lock = threading.Lock()
+        self._connection: sqlite3.Connection | None = None
+        self._run(lambda connection: None)
+
+    def put_result(self, kind: str, key: str, value: Any) -> bool:
+        """Keep a measured ``value`` (plain JSON, not None) under ``kind`` and ``key``, replacing an older one.
+
+        The oldest results leave when all together exceed ``max_result_bytes``. False when this one alone is larger
+        than that and was not kept. Raises StoreError when it cannot be written.
+        """
+        packed = _pack(value)
+        if len(packed) > self.max_result_bytes:
+            return False
+
+        def write(connection: sqlite3.Connection) -> bool:
+            connection.execute("INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?)", (kind, key, packed, time.time()))
+            connection.execute(
+                "DELETE FROM results WHERE rowid IN (SELECT rowid FROM (SELECT rowid, SUM(length(value)) OVER "
+                "(ORDER BY created DESC, rowid DESC) AS with_newer FROM results) WHERE with_newer > ?)",
+                (self.max_result_bytes,),
+            )
+            return True
+
+        return self._run(write, writes=True)
+
+    def result(self, kind: str, key: str) -> Any:
+        """The value kept under ``kind`` and ``key``, or None."""
+        query = "SELECT value FROM results WHERE kind = ? AND key = ?"
+        row = self._run(lambda connection: connection.execute(query, (kind, key)).fetchone())
+        return None if row is None else self._unpack(row[0])
+
+    def drop_result(self, kind: str, key: str) -> None:
+        """Forget one value; nothing happens when there is none."""
+        query = "DELETE FROM results WHERE kind = ? AND key = ?"
+        self._run(lambda connection: connection.execute(query, (kind, key)), writes=True)
+
+    def save_workspace(self, token: str, state: dict[str, Any], revision: int) -> int:
+        """Save ``state`` (plain JSON) if the stored revision is still ``revision`` (0: none stored); the new revision.
+
+        Raises Conflict when it is another one, StoreError when the state is too large or cannot be written.
+        """
+        packed = _pack(state)
+        if len(packed) > MAX_WORKSPACE_BYTES:
+            raise StoreError(
+                f"This workspace is too large to save: {len(packed) / 2**20:.1f} MiB, at most "
+                f"{MAX_WORKSPACE_BYTES // 2**20} MiB. Remove named plans you no longer need."
+            )
+
+        def write(connection: sqlite3.Connection) -> int:
+            if revision == 0:
+                query = "INSERT OR IGNORE INTO workspaces VALUES (?, ?, 1, ?)"
+                changed = connection.execute(query, (token, packed, time.time()))
+                connection.execute(
+                    "DELETE FROM workspaces WHERE token IN "
+                    "(SELECT token FROM workspaces ORDER BY updated DESC LIMIT -1 OFFSET ?)",
+                    (MAX_WORKSPACES,),
+                )
+            else:
+                query = "UPDATE workspaces SET state = ?, revision = revision + 1, updated = ? "
+                query += "WHERE token = ? AND revision = ?"
+                changed = connection.execute(query, (packed, time.time(), token, revision))
+            if changed.rowcount != 1:
+                raise Conflict(
+                    "This work was changed in another window since it was shown here. Look again, then edit."
+                )
+            return revision + 1
+
+        return self._run(write, writes=True)
+
+    def workspace(self, token: str) -> tuple[dict[str, Any], int] | None:
+        """State and revision saved under ``token``, or None."""
+        query = "SELECT state, revision FROM workspaces WHERE token = ?"
+        row = self._run(lambda connection: connection.execute(query, (token,)).fetchone())
+        return None if row is None else (self._unpack(row[0]), row[1])
+
+    def revision(self, token: str) -> int:
+        """The stored revision of a workspace, 0 when there is none. Far cheaper than reading it."""
+        query = "SELECT revision FROM workspaces WHERE token = ?"
+        row = self._run(lambda connection: connection.execute(query, (token,)).fetchone())
+        return 0 if row is None else row[0]
+
+    def close(self) -> None:
+        """Release the file; the next call opens it again."""
+        with self._lock:
+            self._disconnect()
+
+    def _disconnect(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _unpack(self, packed: bytes) -> Any:
+        try:
+            return json.loads(zlib.decompress(packed))
+        except (zlib.error, ValueError, TypeError) as error:
+            raise StoreError(
+                f"An entry in {self.path} is damaged and cannot be read. Measure or make it again."
+            ) from error
+
+    def _run(self, action: Callable[[sqlite3.Connection], T], *, writes: bool = False) -> T:
+        with self._lock:
+            try:
+                return self._attempt(action, writes)
+            except sqlite3.DatabaseError as error:
+                if _code(error) not in DAMAGE:
+                    raise self._unusable(error) from error
+            try:
+                self._heal()
+                return self._attempt(action, writes)
+            except (sqlite3.Error, OSError) as error:
+                raise self._unusable(error) from error
+
+    def _attempt(self, action: Callable[[sqlite3.Connection], T], writes: bool) -> T:
+        if self._connection is None:
+            self._connection = _connect(self.path)
+        with _transaction(self._connection, writes):
+            return action(self._connection)
+
+    def _heal(self) -> None:
+        """Move the damaged file aside, unless another process has done so already."""
+        self._disconnect()
+        with contextlib.suppress(sqlite3.DatabaseError), contextlib.closing(_connect(self.path)) as fresh:
+            if fresh.execute("PRAGMA quick_check(1)").fetchone()[0] == "ok":
+                return
+        aside = self.path.with_name(f"{self.path.name}.damaged-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}")
+        for ending in ("", "-wal", "-shm"):
+            with contextlib.suppress(FileNotFoundError):
+                os.replace(f"{self.path}{ending}", f"{aside}{ending}")
+        rows = list(_readable_workspaces(aside))
+        with contextlib.closing(_connect(self.path)) as fresh, _transaction(fresh, True):
+            fresh.executemany("INSERT OR IGNORE INTO workspaces VALUES (?, ?, ?, ?)", rows)
+        saved = f"{len(rows)} saved workspaces were carried over" if rows else "nothing could be carried over"
+        self.notice = (
+            f"The file with stored results was damaged. It was moved to {aside} and a new one begun; {saved}. "
+            "Measurements are made again when they are needed."
+        )
+        log.warning(self.notice)
+
+    def _unusable(self, error: Exception) -> StoreError:
+        return StoreError(
+            f"Saved work could not be read or written in {self.path}: {error}. "
+            "Check that the disk has room and that the folder may be written to, then try again."
+        )
+
+
+_stores: dict[Path, Store] = {}
+_stores_lock = threading.Lock()
+
+
+def open_store() -> Store:
+    """The process-wide store in the home folder. Raises CoreError when that folder cannot be used."""
+    path = home_folder() / FILE_NAME
+    with _stores_lock:
+        if path not in _stores:
+            _stores[path] = Store(path)
+        return _stores[path]
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
+    try:
+        if connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+            connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = NORMAL")
+        connection.executescript(TABLES)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+@contextlib.contextmanager
+def _transaction(connection: sqlite3.Connection, writes: bool) -> Iterator[None]:
+    """All or nothing. Writers ask for the lock at once: a reader that turns writer could be refused without a wait."""
+    connection.execute("BEGIN IMMEDIATE" if writes else "BEGIN")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        with contextlib.suppress(sqlite3.Error):
+            connection.execute("ROLLBACK")
+        raise
+
+
+def _readable_workspaces(path: Path) -> Iterator[tuple[str, bytes, int, float]]:
+    with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(path)) as damaged:
+        yield from damaged.execute("SELECT token, state, revision, updated FROM workspaces")
+
+
+def _pack(value: Any) -> bytes:
+    return zlib.compress(json.dumps(value, separators=(",", ":")).encode(), level=3)
+
+
+def _code(error: sqlite3.Error) -> int:
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF  # the low byte is the primary code

@@ -1,0 +1,264 @@
+"""What one person is working on: one immutable record, with undo and redo, that goes to JSON and back.
+
+Every function gives a new record and leaves the old one alone. Nothing here knows where records are kept.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any
+
+from core.errors import CoreError
+
+VERSION = 1
+MAX_STEPS = 200
+MAX_PLANS = 200
+MAX_MEASURED = 200
+TOKEN = re.compile(r"[A-Za-z0-9_-]{22}")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One edit: for each group that changed, how many units were removed before and after."""
+
+    label: str
+    before: Mapping[str, int]
+    after: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class NamedPlan:
+    """A plan kept under a name. ``plan``: its units as Plan JSON, or "" when only the counts matter. ``parent``: the
+    name of the plan it grew from, or "". ``created``: seconds since 1970."""
+
+    name: str
+    removed: Mapping[str, int]
+    criterion: str
+    model_source: str
+    plan: str = ""
+    parent: str = ""
+    created: float = 0.0
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """``removed``: units removed per group id; groups that are not named keep all. ``rev`` rises when anything but a
+    drag changes ``removed``, so that the equaliser adopts it. ``measured``: results by the key of a plan. ``choices``:
+    what was picked in forms, by name. ``revision``: as stored, 0 = never saved; it is not part of the JSON."""
+
+    token: str
+    model_source: str = ""
+    weights_path: str = ""
+    weights_name: str = ""
+    data_source: str = ""
+    criterion: str = ""
+    selected_group: str = ""
+    removed: Mapping[str, int] = field(default_factory=dict)
+    locked: tuple[str, ...] = ()
+    history: tuple[Step, ...] = ()
+    future: tuple[Step, ...] = ()
+    plans: tuple[NamedPlan, ...] = ()
+    current_plan: str = ""
+    measured: Mapping[str, Any] = field(default_factory=dict)
+    choices: Mapping[str, Any] = field(default_factory=dict)
+    rev: int = 0
+    revision: int = 0
+
+    @property
+    def can_undo(self) -> bool:
+        return bool(self.history)
+
+    @property
+    def can_redo(self) -> bool:
+        return bool(self.future)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values with a version; ``Workspace.from_json`` gives an equal record back."""
+        state = asdict(self)
+        del state["revision"]
+        return {"version": VERSION, **state}
+
+    @staticmethod
+    def from_json(state: Mapping[str, Any], revision: int = 0) -> Workspace:
+        """Missing fields get their default, unknown ones are ignored. Raises CoreError when it does not fit."""
+        try:
+            if state["version"] > VERSION:
+                raise CoreError("This work was saved by a newer Prunescope. Update this one, or open another link.")
+            known = {item.name for item in fields(Workspace)} - {"revision"}
+            values = {name: value for name, value in state.items() if name in known}
+            values["removed"] = _counts(values.get("removed", {}))
+            values["locked"] = tuple(str(name) for name in values.get("locked", ()))
+            for name in ("history", "future"):
+                steps = values.get(name, ())
+                values[name] = tuple(Step(str(s["label"]), _counts(s["before"]), _counts(s["after"])) for s in steps)
+            values["plans"] = tuple(_named_plan(plan) for plan in values.get("plans", ()))
+            return Workspace(**values, revision=revision)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise CoreError(
+                f"This saved work cannot be read: {error!r}. Open Prunescope without a link to begin anew."
+            ) from error
+
+
+def new_token() -> str:
+    """A name for a workspace that nobody can guess: 128 random bits."""
+    return secrets.token_urlsafe(16)
+
+
+def is_token(text: object) -> bool:
+    return isinstance(text, str) and TOKEN.fullmatch(text) is not None
+
+
+def open_model(
+    workspace: Workspace,
+    model_source: str,
+    data_source: str,
+    *,
+    weights_path: str = "",
+    weights_name: str = "",
+    criterion: str | None = None,
+) -> Workspace:
+    """Begin with another network or other images: the plan starts empty; named plans and form choices stay."""
+    fresh = Workspace(
+        workspace.token,
+        model_source,
+        weights_path,
+        weights_name,
+        data_source,
+        workspace.criterion if criterion is None else criterion,
+        plans=workspace.plans,
+        choices=workspace.choices,
+    )
+    return replace(fresh, rev=workspace.rev + 1, revision=workspace.revision)
+
+
+def edit(workspace: Workspace, removed: Mapping[str, int], label: str, *, from_equaliser: bool = False) -> Workspace:
+    """Set how many units each group in ``removed`` loses; groups that are not named stay as they are.
+
+    One undo step with ``label``; what was undone before can no longer be redone. Nothing changes: the same record.
+    ``from_equaliser``: the component shows these values already, so ``rev`` stays. Raises CoreError below 0.
+    """
+    wanted = _counts(removed)
+    now = workspace.removed
+    changed = {name: count for name, count in wanted.items() if count != now.get(name, 0)}
+    if not changed:
+        return workspace
+    step = Step(label, {name: now.get(name, 0) for name in changed}, changed)
+    return replace(
+        workspace,
+        removed=_merged(now, changed),
+        history=(*workspace.history, step)[-MAX_STEPS:],
+        future=(),
+        rev=workspace.rev + (not from_equaliser),
+    )
+
+
+def undo(workspace: Workspace) -> Workspace:
+    """Take back the last edit; the same record when there is none."""
+    if not workspace.history:
+        return workspace
+    *history, step = workspace.history
+    return replace(
+        workspace,
+        removed=_merged(workspace.removed, step.before),
+        history=tuple(history),
+        future=(*workspace.future, step),
+        rev=workspace.rev + 1,
+    )
+
+
+def redo(workspace: Workspace) -> Workspace:
+    """Do again what was undone last; the same record when there is nothing."""
+    if not workspace.future:
+        return workspace
+    *future, step = workspace.future
+    return replace(
+        workspace,
+        removed=_merged(workspace.removed, step.after),
+        history=(*workspace.history, step),
+        future=tuple(future),
+        rev=workspace.rev + 1,
+    )
+
+
+def save_plan(workspace: Workspace, name: str, plan: str = "") -> Workspace:
+    """Keep the present counts (and ``plan``, Plan JSON) under ``name``; a plan of that name is replaced.
+
+    Raises CoreError for an empty or overlong name, or when there are too many.
+    """
+    name = name.strip()
+    if not 1 <= len(name) <= 80:
+        raise CoreError(f"Expected a name of 1 to 80 characters for the plan. Found {len(name)} characters.")
+    others = tuple(other for other in workspace.plans if other.name != name)
+    if len(others) >= MAX_PLANS:
+        raise CoreError(f"There are {MAX_PLANS} named plans, the most a workspace keeps. Remove one first.")
+    parent = workspace.current_plan if workspace.current_plan != name else _parent(workspace, name)
+    kept = NamedPlan(
+        name, workspace.removed, workspace.criterion, workspace.model_source, plan, parent, round(time.time(), 3)
+    )
+    return replace(workspace, plans=(*others, kept), current_plan=name)
+
+
+def restore_plan(workspace: Workspace, name: str) -> Workspace:
+    """Bring back a named plan's counts and criterion as one edit that can be undone. Raises CoreError when there is
+    none of that name, or when it belongs to another network."""
+    found = next((plan for plan in workspace.plans if plan.name == name), None)
+    if found is None:
+        raise CoreError(
+            f"There is no plan called {name!r} in this workspace. It may have been removed in another window."
+        )
+    if found.model_source != workspace.model_source:
+        raise CoreError(
+            f"The plan {name!r} belongs to {found.model_source!r}; {workspace.model_source!r} is open. "
+            "Open its network first."
+        )
+    wanted = {group: 0 for group in workspace.removed} | dict(found.removed)
+    return replace(edit(workspace, wanted, f"Plan {name}"), criterion=found.criterion, current_plan=name)
+
+
+def remove_plan(workspace: Workspace, name: str) -> Workspace:
+    plans = tuple(plan for plan in workspace.plans if plan.name != name)
+    return replace(
+        workspace, plans=plans, current_plan="" if workspace.current_plan == name else workspace.current_plan
+    )
+
+
+def lock(workspace: Workspace, group_id: str, locked: bool = True) -> Workspace:
+    """Hold a group where it is while others move, or let it go."""
+    others = tuple(name for name in workspace.locked if name != group_id)
+    return replace(workspace, locked=(*others, group_id) if locked else others)
+
+
+def note_measured(workspace: Workspace, key: str, result: Any) -> Workspace:
+    """Keep a measured result (plain JSON) under a plan's key; the oldest leave when there are many."""
+    others = [(name, value) for name, value in workspace.measured.items() if name != key]
+    return replace(workspace, measured=dict([*others, (key, result)][-MAX_MEASURED:]))
+
+
+def choose(workspace: Workspace, **choices: Any) -> Workspace:
+    """Remember what was picked in forms (plain JSON values), by name."""
+    return replace(workspace, choices={**workspace.choices, **choices})
+
+
+def _named_plan(values: Mapping[str, Any]) -> NamedPlan:
+    known = {item.name: values[item.name] for item in fields(NamedPlan) if item.name in values}
+    return NamedPlan(**{**known, "removed": _counts(known["removed"])})
+
+
+def _parent(workspace: Workspace, name: str) -> str:
+    return next((plan.parent for plan in workspace.plans if plan.name == name), "")
+
+
+def _merged(now: Mapping[str, int], changed: Mapping[str, int]) -> dict[str, int]:
+    return {name: count for name, count in {**now, **changed}.items() if count}
+
+
+def _counts(values: Mapping[str, int]) -> dict[str, int]:
+    counts = {str(name): int(count) for name, count in values.items()}
+    below = [name for name, count in counts.items() if count < 0]
+    if below:
+        raise CoreError(f"Expected how many units leave each group, 0 or more. Found {counts[below[0]]} in {below[0]}.")
+    return counts

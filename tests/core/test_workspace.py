@@ -1,0 +1,116 @@
+"""The record of one person's work: edits, undo and redo, named plans, JSON."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from core import workspace as records
+from core.errors import CoreError
+from core.workspace import MAX_STEPS, Workspace, edit, is_token, new_token, redo, undo
+
+
+@pytest.fixture
+def start() -> Workspace:
+    return Workspace(new_token(), "demo/digits-vgg", data_source="digits", criterion="weight-l2")
+
+
+def test_undo_and_redo_walk_the_same_states(start: Workspace) -> None:
+    states = [start]
+    for removed in ({"a": 3}, {"a": 5, "b": 1}, {"b": 0}, {"c": 2, "a": 0}):
+        states.append(edit(states[-1], removed, f"edit {len(states)}"))
+    assert [dict(state.removed) for state in states] == [{}, {"a": 3}, {"a": 5, "b": 1}, {"a": 5}, {"c": 2}]
+    now = states[-1]
+    for state in reversed(states[:-1]):
+        now = undo(now)
+        assert now.removed == state.removed and now.history == state.history
+    assert not now.can_undo and undo(now) is now
+    for state in states[1:]:
+        now = redo(now)
+        assert now.removed == state.removed and now.history == state.history
+    assert not now.can_redo and redo(now) is now
+    assert start.removed == {} and start.history == ()
+
+
+def test_a_new_edit_ends_what_could_be_redone(start: Workspace) -> None:
+    after = edit(undo(edit(start, {"a": 1}, "one")), {"b": 1}, "two")
+    assert after.removed == {"b": 1} and not after.can_redo
+    assert [step.label for step in after.history] == ["two"]
+
+
+def test_an_edit_that_changes_nothing_is_no_step(start: Workspace) -> None:
+    once = edit(start, {"a": 1}, "one")
+    assert edit(once, {"a": 1, "b": 0}, "same") is once
+    with pytest.raises(CoreError, match="0 or more"):
+        edit(once, {"a": -1}, "wrong")
+
+
+def test_rev_rises_unless_the_equaliser_made_the_change(start: Workspace) -> None:
+    dragged = edit(start, {"a": 1}, "drag", from_equaliser=True)
+    assert dragged.rev == start.rev
+    revs = [dragged.rev]
+    for record in (preset := edit(dragged, {"a": 4}, "preset"), back := undo(preset), redo(back)):
+        revs.append(record.rev)
+    assert revs == sorted(set(revs))
+
+
+def test_history_is_bounded(start: Workspace) -> None:
+    now = start
+    for i in range(MAX_STEPS + 10):
+        now = edit(now, {"a": i + 1}, str(i))
+    assert len(now.history) == MAX_STEPS and now.history[-1].label == str(MAX_STEPS + 9)
+    while now.can_undo:
+        now = undo(now)
+    assert now.removed == {"a": 10}
+
+
+def test_named_plans_come_back_as_an_edit(start: Workspace) -> None:
+    now = records.save_plan(edit(start, {"a": 2}, "drag"), "first", '{"kept": {}}')
+    now = records.save_plan(edit(now, {"a": 0, "b": 7}, "drag"), "second")
+    assert [(plan.name, plan.parent) for plan in now.plans] == [("first", ""), ("second", "first")]
+    back = records.restore_plan(now, "first")
+    assert back.removed == {"a": 2} and back.current_plan == "first"
+    assert undo(back).removed == {"b": 7}
+    assert [plan.name for plan in records.remove_plan(back, "first").plans] == ["second"]
+    assert len(records.save_plan(back, "first").plans) == 2
+    with pytest.raises(CoreError, match="no plan called 'third'"):
+        records.restore_plan(now, "third")
+    with pytest.raises(CoreError, match="1 to 80"):
+        records.save_plan(now, "  ")
+    other = records.open_model(now, "demo/shapes", "shapes")
+    assert other.removed == {} and not other.can_undo and len(other.plans) == 2 and other.rev > now.rev
+    with pytest.raises(CoreError, match="belongs to 'demo/digits-vgg'"):
+        records.restore_plan(other, "first")
+
+
+def test_json_keeps_everything(start: Workspace) -> None:
+    now = records.save_plan(edit(start, {"a": 2}, "drag"), "first")
+    now = records.lock(records.note_measured(undo(now), "key", {"value": 0.5}), "b")
+    now = records.choose(now, fractions=[0.1, 0.5], sort="depth")
+    state = json.loads(json.dumps(now.to_json()))
+    assert Workspace.from_json(state, revision=4).revision == 4
+    assert Workspace.from_json(state) == now
+    assert records.lock(now, "b", False).locked == ()
+    minimal = Workspace.from_json({"version": 1, "token": now.token, "from_the_future": 1})
+    assert minimal == Workspace(now.token)
+
+
+@pytest.mark.parametrize(
+    "state",
+    [{}, {"version": 1}, {"version": 1, "token": "t", "removed": [1]}, {"version": 1, "token": "t", "history": [3]}],
+)
+def test_what_is_no_workspace_is_refused(state: dict[str, object]) -> None:
+    with pytest.raises(CoreError, match="cannot be read"):
+        Workspace.from_json(state)
+
+
+def test_a_newer_version_is_refused() -> None:
+    with pytest.raises(CoreError, match="newer Prunescope"):
+        Workspace.from_json({"version": 2, "token": "t"})
+
+
+def test_tokens_are_random_and_checked() -> None:
+    assert len({new_token() for _ in range(100)}) == 100 and is_token(new_token())
+    for wrong in (None, "", "short", "x" * 23, "../../../../etc/passwd", "a" * 21 + "\n", "é" * 22):
+        assert not is_token(wrong)
