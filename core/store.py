@@ -221,14 +221,27 @@ def open_store() -> Store:
 def _connect(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
     try:
-        if connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
-            connection.execute("PRAGMA journal_mode = WAL")
+        _use_wal(connection)
         connection.execute("PRAGMA synchronous = NORMAL")
         connection.executescript(TABLES)
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def _use_wal(connection: sqlite3.Connection) -> None:
+    """Two processes that begin the same new file collide here, and SQLite's own waiting does not cover this switch."""
+    end = time.monotonic() + BUSY_S
+    while True:
+        try:
+            if connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+                connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if _code(error) != sqlite3.SQLITE_BUSY or time.monotonic() > end:
+                raise
+            time.sleep(0.02)
 
 
 @contextlib.contextmanager
@@ -250,7 +263,7 @@ def _readable_workspaces(path: Path) -> Iterator[tuple[str, bytes, int, float]]:
 
 
 def _pack(value: Any) -> bytes:
-    return zlib.compress(json.dumps(value, separators=(",", ":")).encode(), level=3)
+    return zlib.compress(json.dumps(value, separators=(",", ":")).encode(), level=1)
 
 
 def _code(error: sqlite3.Error) -> int:
