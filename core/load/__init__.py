@@ -1,1 +1,7 @@
-"""Stage 1: models, weights and images from names and files."""
+"""First stage: networks and images, by name or from files that may come from strangers."""
+
+from core.load.data import list_data, load_data
+from core.load.models import list_models, load_model
+from core.load.weights import read_state_dict
+
+__all__ = ["list_data", "list_models", "load_data", "load_model", "read_state_dict"]

@@ -95,7 +95,7 @@ class TwinBlock(nn.Module):
 
 
 class ShapesCnn(nn.Module):
-    """One of each kind of block: plain, inverted with depthwise, two branches, residual. (N, 3, 48, 48) -> (N, classes)."""
+    """A plain, an inverted, a two-branch and a residual block. (N, 3, 48, 48) -> (N, classes)."""
 
     def __init__(self, num_classes: int = 10) -> None:
         super().__init__()
