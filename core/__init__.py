@@ -1,1 +1,44 @@
-"""The pruning engine. Knows no browser and no plotting."""
+"""The pruning engine. Knows no browser and no plotting.
+
+load -> trace -> measure -> plan -> apply -> evaluate -> export; ``core.pipeline`` tells the whole story in one
+function. The names below are the public ones; their meanings stay. They are imported when first used, so that what
+needs no torch (the job queue, the store) starts without it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+# Module -> the public names that live there.
+_HOME = {
+    "core.apply": "mask_model prune_model reconstruct_model",
+    "core.desk": "DeskRow Headline desk_plan desk_rows drag_terms foretell_accuracy headline propose removed_counts",
+    "core.errors": "Cancelled CoreError",
+    "core.evaluate": "compare_models evaluate_model",
+    "core.export": "export_model load_exported verify_export",
+    "core.load": "list_data list_models load_data load_model sanitise_weights",
+    "core.measure.cost": "LatencyTable build_latency_table count_cost measure_latency predict_latency",
+    "core.measure.importance": "list_criteria score_channels",
+    "core.measure.sensitivity": "Sensitivity scan_sensitivity",
+    "core.plan": "plan_budget plan_counts plan_fractions plan_uniform",
+    "core.records": "Accuracy Cost Group ImageData Latency LoadedModel Plan Scores Trace",
+    "core.shelf": "find_result",
+    "core.subject": "Subject exports_folder open_subject uploads_folder",
+    "core.tasks": "job_key",
+    "core.trace": "trace_channels",
+}
+_MODULE_OF = {name: module for module, names in _HOME.items() for name in names.split()}
+__all__ = sorted(_MODULE_OF)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"core has no public name {name!r}")
+    value = getattr(importlib.import_module(_MODULE_OF[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_MODULE_OF])

@@ -48,7 +48,13 @@ class Verb:
 
 
 # A row per verb. The function's module is imported when a worker starts, so that the first job finds it warm.
-VERBS: dict[str, Verb] = {}
+VERBS: dict[str, Verb] = {
+    "evaluate_plan": Verb("core.tasks:evaluate_plan", quick=True, title="measuring a plan"),
+    "score": Verb("core.tasks:score", quick=True, title="scoring channels"),
+    "scan": Verb("core.tasks:scan", title="the sensitivity scan"),
+    "latency_table": Verb("core.tasks:latency_table", title="timing the layers"),
+    "export": Verb("core.tasks:export", title="the export"),
+}
 
 
 def load_verbs(module: str) -> Mapping[str, Verb]:

@@ -1,0 +1,100 @@
+"""What is being worked on: a loaded network, images for it, and its trace. Opened once, kept while it is in use."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from core.config import home_folder
+from core.errors import LoadError
+from core.load import load_data, load_model
+from core.records import ImageData, LoadedModel, Trace
+from core.registry import unknown_name
+from core.trace import trace_channels
+
+# Images a random source draws, and the most taken from a folder: enough for curves, little enough to keep in memory.
+RANDOM_IMAGES, FOLDER_IMAGES = 120, 1500
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One network with its images and its trace; the three strings it was asked for by open it again anywhere."""
+
+    model_source: str
+    weights: str
+    data_source: str
+    loaded: LoadedModel
+    data: ImageData
+    trace: Trace
+
+    @cached_property
+    def key(self) -> str:
+        """Changes with the weights and with the images: what was measured under one key holds only there."""
+        return digest(self.loaded.fingerprint, self.data.fingerprint)
+
+    @property
+    def real_images(self) -> bool:
+        """False for random images: their accuracy says nothing, and pages say so."""
+        return self.data_source != "random"
+
+
+def digest(*parts: Any) -> str:
+    """16 hex digits of any JSON values."""
+    return sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _stamp(source: str) -> float:
+    """A file that was changed since is another file."""
+    path = Path(source).expanduser() if source else None
+    return path.stat().st_mtime if path is not None and path.exists() else 0.0
+
+
+def open_subject(model_source: str, weights: str = "", data_source: str = "") -> Subject:
+    """Load the network, its images and its trace; the last few are kept and must not be changed.
+
+    weights: as in ``load_model`` ("" = None). data_source: as in ``load_data``; "" takes what suits the model.
+    Raises LoadError or TraceError with a sentence for the user; nothing opened before is affected.
+    """
+    return _open(model_source, weights, data_source, (_stamp(weights), _stamp(data_source)))
+
+
+@lru_cache(maxsize=4)
+def _open(model_source: str, weights: str, data_source: str, stamps: tuple[float, float]) -> Subject:
+    loaded = load_model(model_source, weights=weights or None)
+    source = data_source or loaded.data or "random"
+    channels, height = loaded.example.shape[1], loaded.example.shape[-1]
+    if source == "random":
+        data = load_data(source, shape=tuple(loaded.example.shape[1:]), limit=RANDOM_IMAGES)
+    elif Path(source).expanduser().is_dir():
+        data = load_data(source, size=height, limit=FOLDER_IMAGES)
+    else:
+        data = load_data(source)
+    if data.images.shape[1] != channels:
+        raise LoadError(
+            f"{loaded.name} reads images with {channels} channel(s); {data.name} has {data.images.shape[1]}. "
+            "Choose other images, or another model."
+        )
+    trace = trace_channels(loaded.module, data.images[:1])
+    return Subject(model_source, weights, source, loaded, data, trace)
+
+
+def uploads_folder(owner: str) -> Path:
+    """Where one person's uploaded files are kept."""
+    return _owned("uploads", owner)
+
+
+def exports_folder(owner: str) -> Path:
+    """Where one person's exported networks are kept."""
+    return _owned("exports", owner)
+
+
+def _owned(kind: str, owner: str) -> Path:
+    if not owner.replace("-", "").replace("_", "").isalnum():
+        raise unknown_name("workspace", owner, [])
+    folder = home_folder() / kind / owner
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

@@ -1,0 +1,178 @@
+"""Work that takes longer than a click: what the worker processes do. Plain JSON in and out.
+
+Every function takes what opens the subject (``model``, ``weights``, ``data``), its own arguments, and
+``on_progress(fraction, message, partial)`` and ``cancelled()``. ``job_key`` names the result, so that it is computed
+once for everybody.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+import torch
+
+from core.apply import prune_model
+from core.errors import CoreError
+from core.evaluate import compare_models, evaluate_model
+from core.export import export_model, verify_export
+from core.measure.cost import build_latency_table, count_cost, measure_together
+from core.measure.importance import score_channels
+from core.measure.sensitivity import Sensitivity, scan_sensitivity
+from core.records import Accuracy, Plan, Scores
+from core.subject import Subject, digest, exports_folder, open_subject
+
+Progress = Callable[..., None]
+Stop = Callable[[], bool]
+
+FRACTIONS = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875)
+SCORE_IMAGES = 256  # calibration images a criterion sees
+SCAN_IMAGES = 400  # selection images per point of a first scan
+LATENCY_REPEATS = 40
+
+
+def job_key(verb: str, subject: Subject, **arguments: Any) -> str:
+    """Names the result of ``verb``: same weights, same images, same arguments, and for times the same machine."""
+    machine = [platform.node(), os.cpu_count()] if verb in {"latency_table", "evaluate_plan"} else []
+    return f"{verb}-{digest(subject.key, arguments, machine)}"
+
+
+def score(
+    model: str, weights: str, data: str, criterion: str, on_progress: Progress, cancelled: Stop
+) -> dict[str, Any]:
+    """Scores of every channel by one criterion, on calibration images. Result: ``Scores.to_dict()``."""
+    subject = open_subject(model, weights, data)
+    return score_subject(subject, criterion, on_progress, cancelled).to_dict()
+
+
+def score_subject(
+    subject: Subject, criterion: str, on_progress: Progress | None = None, cancelled: Stop | None = None
+) -> Scores:
+    """As ``score``, for those who hold the subject."""
+    part = subject.data.calibration
+    few = part.take(torch.arange(min(SCORE_IMAGES, len(part))))
+    return score_channels(subject.trace, few, criterion, on_progress=on_progress, cancelled=cancelled)
+
+
+def scan(model: str, weights: str, data: str, criterion: str, on_progress: Progress, cancelled: Stop) -> dict[str, Any]:
+    """Sensitivity curves of all groups on selection images. Result and partial: ``Sensitivity.to_dict()``."""
+    subject = open_subject(model, weights, data)
+    return scan_subject(subject, criterion, on_progress, cancelled).to_dict()
+
+
+def scan_subject(
+    subject: Subject, criterion: str, on_progress: Progress | None = None, cancelled: Stop | None = None
+) -> Sensitivity:
+    """As ``scan``, for those who hold the subject. Nothing here sees the report images."""
+    scores = score_subject(subject, criterion, cancelled=cancelled)
+
+    def report(fraction: float, message: str, partial: Sensitivity | None = None) -> None:
+        if on_progress is not None:
+            on_progress(fraction, message, partial.to_dict() if partial is not None else None)
+
+    return scan_sensitivity(
+        subject.trace,
+        subject.data.selection,
+        FRACTIONS,
+        scores,
+        limit=SCAN_IMAGES,
+        on_progress=report,
+        cancelled=cancelled,
+    )
+
+
+def latency_table(model: str, weights: str, data: str, on_progress: Progress, cancelled: Stop) -> dict[str, Any]:
+    """Times of every layer at several widths on this machine. Result: ``LatencyTable.to_dict()``."""
+    subject = open_subject(model, weights, data)
+    return build_latency_table(subject.trace, on_progress=on_progress, cancelled=cancelled).to_dict()
+
+
+def evaluate_plan(
+    model: str, weights: str, data: str, plan: str, on_progress: Progress, cancelled: Stop
+) -> dict[str, Any]:
+    """Build the network of ``plan`` (Plan JSON) and measure it on selection images, then its time beside the dense one.
+
+    Result and partial: {"accuracy", "dense_accuracy", "latency", "dense_latency", "macs", "params", "size_bytes"},
+    each accuracy and latency as the fields of its record, absent until measured.
+    """
+    subject = open_subject(model, weights, data)
+    chosen = Plan.from_json(plan)
+    pruned = prune_model(subject.loaded.module, subject.trace, chosen)
+    cost = count_cost(subject.trace, chosen)
+    result: dict[str, Any] = {"macs": cost.macs, "params": cost.params, "size_bytes": cost.size_bytes}
+
+    def report(fraction: float, message: str, partial: Accuracy | None = None) -> None:
+        if partial is not None:
+            result["accuracy"] = asdict(partial)
+        on_progress(0.7 * fraction, message, dict(result) if partial is not None else None)
+
+    accuracy = evaluate_model(pruned, subject.data.selection, on_progress=report, cancelled=cancelled)
+    result["accuracy"] = asdict(accuracy)
+    on_progress(0.7, "Measuring latency", dict(result))
+    times = measure_together(
+        [subject.loaded.module, pruned], subject.trace.example, repeats=LATENCY_REPEATS, cancelled=cancelled
+    )
+    result["dense_latency"], result["latency"] = asdict(times[0]), asdict(times[1])
+    return result
+
+
+def export(
+    model: str,
+    weights: str,
+    data: str,
+    plan: str,
+    owner: str,
+    formats: list[str],
+    on_progress: Progress,
+    cancelled: Stop,
+) -> dict[str, Any]:
+    """Write the network of ``plan`` to the owner's export folder, measure it on report images and verify the files.
+
+    Result: {"directory", "files": [{"name", "size_bytes"}], "verification", "dense", "pruned", "comparison", "failed"}.
+    """
+    subject = open_subject(model, weights, data)
+    chosen = Plan.from_json(plan)
+    on_progress(0.05, "Building the smaller network")
+    pruned = prune_model(subject.loaded.module, subject.trace, chosen)
+    on_progress(0.15, "Measuring on the report images")
+    comparison = compare_models(subject.loaded.module, pruned, subject.data.report)
+    times = measure_together([subject.loaded.module, pruned], subject.trace.example, cancelled=cancelled)
+    costs = count_cost(subject.trace), count_cost(subject.trace, chosen)
+    measurements: dict[str, Any] = {"data": subject.data.report.name}
+    for name, accuracy, latency, cost in zip(
+        ("dense", "pruned"), (comparison.a, comparison.b), times, costs, strict=True
+    ):
+        measurements[name] = {
+            "accuracy": asdict(accuracy),
+            "latency": asdict(latency),
+            "macs": cost.macs,
+            "params": cost.params,
+            "size_bytes": cost.size_bytes,
+        }
+    if cancelled():
+        raise CoreError("Export was cancelled before anything was written.")
+    on_progress(0.4, "Writing files")
+    directory = exports_folder(owner) / f"{subject.loaded.name.replace('/', '-')}-{chosen.key}"
+    export_model(
+        pruned,
+        chosen,
+        directory,
+        formats,
+        loaded=subject.loaded,
+        trace=subject.trace,
+        measurements=measurements,
+        data=subject.data.report,
+    )
+    on_progress(0.7, "Verifying in a fresh process")
+    verification = verify_export(directory)
+    files = [{"name": p.name, "size_bytes": p.stat().st_size} for p in sorted(directory.iterdir()) if p.is_file()]
+    return {
+        "directory": str(directory),
+        "files": files,
+        "verification": verification.to_dict(),
+        "measurements": measurements,
+        "difference": {"value": comparison.difference, "low": comparison.low, "high": comparison.high},
+    }
