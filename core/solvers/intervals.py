@@ -1,0 +1,22 @@
+"""Intervals for shares: how far the truth may lie from what a sample showed."""
+
+from __future__ import annotations
+
+from math import sqrt
+
+
+def wilson(correct: int, n: int, z: float = 1.959964) -> tuple[float, float]:
+    """The Wilson score interval (low, high) of a share: all p with |correct/n - p| <= z sqrt(p (1 - p) / n).
+
+    correct of n trials succeeded; z = 1.959964 gives 95 %. Both ends lie in 0..1, also for 0 and n successes; n = 0
+    tells nothing and gives (0, 1). Source: Wilson 1927, "Probable inference, the law of succession, and statistical
+    inference", J. Am. Stat. Assoc. 22.
+    """
+    if n == 0:
+        return 0.0, 1.0
+    share, square = correct / n, z * z / n
+    centre = (share + square / 2) / (1 + square)
+    half = z * sqrt(share * (1 - share) / n + square / (4 * n)) / (1 + square)
+    low = 0.0 if correct == 0 else max(0.0, centre - half)
+    high = 1.0 if correct == n else min(1.0, centre + half)
+    return low, high
