@@ -2,3 +2,5 @@
 
 from core.measure.cost.counts import cost_terms as cost_terms
 from core.measure.cost.counts import count_cost as count_cost
+from core.measure.cost.latency import measure_latency as measure_latency
+from core.measure.cost.latency import measure_together as measure_together
