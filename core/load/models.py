@@ -55,7 +55,7 @@ def load_model(source: str, *, weights: str | None = None, num_classes: int | No
 
 def _load_path(source: str, weights: str | None, num_classes: int | None) -> LoadedModel:
     path = Path(source)
-    if not path.exists():
+    if not source.strip() or not path.exists():
         raise LoadError(
             f"There is no model called {source!r} and no file there. Names begin with {', '.join(FAMILIES)}, as in "
             "demo/digits-vgg; list_models() gives all."
@@ -67,7 +67,7 @@ def _load_path(source: str, weights: str | None, num_classes: int | None) -> Loa
     architecture = _named_architecture(path)
     if architecture is None or weights is not None:
         raise LoadError(
-            f"{path.name} holds weights at most, not a network. Give the architecture as the source, such as "
+            f"{path.name or source} names no network of its own. Give the architecture as the source, such as "
             "torchvision/resnet50, and this path as weights."
         )
     return _load_file(architecture, str(path), num_classes)

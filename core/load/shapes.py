@@ -18,13 +18,19 @@ CLASSES = ("disc", "square", "triangle", "ring", "star", "cross", "stripes", "ch
 SIZE = 48
 PER_CLASS = 400
 SEED = 7
+CHUNK = 20  # pictures drawn at once: few enough for the processor's cache, which halves the time
 NOISE = 0.09  # standard deviation in the noisiest picture, of values in 0..1
 
 
 @cache
 def make_shapes(per_class: int = PER_CLASS, seed: int = SEED) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """images: uint8, N x 48 x 48 x 3, read-only; labels: int64, N. N = 10 x per_class; the same for the same seed."""
-    drawn = [_draw_class(kind, per_class, np.random.default_rng([seed, kind])) for kind in range(len(CLASSES))]
+    chunks = -(-per_class // CHUNK)
+    drawn = [
+        np.concatenate([_draw_class(kind, np.random.default_rng([seed, kind, chunk])) for chunk in range(chunks)])
+        for kind in range(len(CLASSES))
+    ]
+    drawn = [pictures[:per_class] for pictures in drawn]
     # Classes take turns, so that any run of consecutive pictures is balanced.
     images = np.stack(drawn, axis=1).reshape(-1, SIZE, SIZE, 3)
     labels = np.tile(np.arange(len(CLASSES), dtype=np.int64), per_class)
@@ -32,7 +38,8 @@ def make_shapes(per_class: int = PER_CLASS, seed: int = SEED) -> tuple[NDArray[n
     return images, labels
 
 
-def _draw_class(kind: int, count: int, rng: np.random.Generator) -> NDArray[np.uint8]:
+def _draw_class(kind: int, rng: np.random.Generator) -> NDArray[np.uint8]:
+    count = CHUNK
     x, y = _pixel_grid()
     scale = rng.uniform(0.36, 0.76, (count, 1, 1)).astype(np.float32)
     u, v = _turned(x, y, rng, count, scale, reach=0.34)
@@ -153,9 +160,10 @@ def _ground(rng: np.random.Generator, count: int, colour: Array) -> Array:
 def _occlude(picture: Array, rng: np.random.Generator, count: int) -> None:
     """Lays a straight band over two pictures in five, in place."""
     x, y = _pixel_grid()
-    thickness = rng.uniform(0.04, 0.16, (count, 1, 1)).astype(np.float32)
-    thickness *= rng.uniform(0, 1, (count, 1, 1)) < 0.4
-    u, _ = _turned(x, y, rng, count, np.ones((count, 1, 1), np.float32), reach=0.5)
-    band = _soft(np.abs(u) - thickness, np.ones((count, 1, 1), np.float32)) * (thickness > 0)
-    tint = rng.uniform(0, 1, (count, 1, 1, 3)).astype(np.float32)
-    picture += band[..., None] * (tint - picture)
+    hidden = np.flatnonzero(rng.uniform(0, 1, count) < 0.4)
+    one = np.ones((len(hidden), 1, 1), np.float32)
+    thickness = rng.uniform(0.04, 0.16, one.shape).astype(np.float32)
+    u, _ = _turned(x, y, rng, len(hidden), one, reach=0.5)
+    band = _soft(np.abs(u) - thickness, one)[..., None]
+    tint = rng.uniform(0, 1, (len(hidden), 1, 1, 3)).astype(np.float32)
+    picture[hidden] += band * (tint - picture[hidden])
