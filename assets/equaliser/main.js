@@ -1,0 +1,116 @@
+// Ties model, view, hands and messages together; called anew by Streamlit on every rerun.
+
+const desks = new WeakMap();
+
+function readModel(data, before) {
+  const rows = data.rows;
+  const dense = data.dense_accuracy;
+  const kept = new Map(rows.map((row) => [row.id, row.kept]));
+  const model = {
+    rows, dense, chance: data.chance || 0, cost: data.cost || {}, snap: Math.max(1, data.snap || 1), selected: data.selected,
+    byId: new Map(rows.map((row) => [row.id, row])),
+    curves: new Map(rows.map((row) => [row.id, prepareCurve(row.curve, dense)])),
+    values: before ? before.values : kept,
+    locked: before ? before.locked : new Set(rows.filter((row) => row.locked).map((row) => row.id)),
+  };
+  return model;
+}
+
+function shapeOf(rows) {
+  return JSON.stringify(rows.map((row) => [row.id, row.name, row.units, Boolean(row.locked && row.reason)]));
+}
+
+function createDesk(root) {
+  const desk = { view: buildDesk(root), model: null, gesture: null, late: null, rev: null, painting: 0, moved: new Set() };
+  desk.outbox = createOutbox(({ kind, ...message }) => desk.setStateValue(kind, message));
+  desk.snapshot = () => ({
+    rev: desk.rev,
+    values: Object.fromEntries(desk.model.values),
+    locked: desk.model.rows.filter((row) => desk.model.locked.has(row.id) && !row.reason).map((row) => row.id),
+  });
+  desk.repaint = () => desk.model && paintAll(desk.view, desk.model);
+  // One paint per frame however many pointer events arrive; a null id means that many bars moved.
+  desk.touch = (id) => {
+    desk.moved.add(id);
+    if (!desk.painting) desk.painting = requestAnimationFrame(() => paintMoved(desk));
+  };
+  desk.toggleLock = (id) => {
+    endKeys(desk);
+    const { locked } = desk.model;
+    if (!locked.delete(id)) locked.add(id);
+    desk.outbox.commit(desk.snapshot(), null);
+    desk.repaint();
+  };
+  desk.pick = (id) => {
+    desk.model.selected = id;
+    desk.repaint();
+    desk.setTriggerValue("pick", { id });
+  };
+  // Python's values, but ours where it cannot know them yet.
+  desk.adopt = (data, ours = new Set()) => {
+    desk.late = null;
+    const unheard = desk.outbox.unheard();
+    const theirs = Object.fromEntries(data.rows.map((row) => [row.id, row.kept]));
+    for (const row of data.rows) if (!ours.has(row.id) && !unheard.has(row.id)) desk.model.values.set(row.id, row.kept);
+    if (!desk.outbox.holdsEdits()) desk.model.locked = new Set(data.rows.filter((row) => row.locked).map((row) => row.id));
+    desk.rev = data.rev;
+    settle(desk.view.root);
+    desk.outbox.rebase(data.rev, theirs);
+  };
+  wireMaster(desk);
+  new ResizeObserver(() => desk.model && fitColumns(desk.view, desk.model)).observe(desk.view.scroller);
+  const timer = setInterval(() => (root.isConnected ? desk.outbox.resendLate() : clearInterval(timer)), 1000);
+  return desk;
+}
+
+// Bars glide only when someone else moved them, never under the hand.
+function settle(root) {
+  root.classList.add("settling");
+  setTimeout(() => root.classList.remove("settling"), 260);
+}
+
+function paintMoved(desk) {
+  desk.painting = 0;
+  const ids = desk.moved.has(null) ? desk.model.rows.map((row) => row.id) : [...desk.moved];
+  desk.moved.clear();
+  for (const id of ids) paintRow(desk.view, desk.model, id);
+  paintMaster(desk.view, desk.model);
+  paintStrip(desk.view, desk.model);
+}
+
+function receive(desk, data) {
+  const shape = shapeOf(data.rows);
+  desk.live = data.live;
+  desk.view.root.style.setProperty("--bar", `${data.height}px`);
+  if (shape !== desk.shape) {
+    // Another network: whatever was under way belonged to the old one.
+    Object.assign(desk, { shape, gesture: null, late: null, rev: data.rev, model: readModel(data, null) });
+    desk.view.root.classList.remove("dragging");
+    desk.view.figures = {};
+    desk.view.strip.replaceChildren();
+    desk.outbox.clear();
+    desk.outbox.start(data.ack);
+    buildRows(desk.view, desk.model);
+    for (const cell of desk.view.cells.values()) wireColumn(desk, cell);
+  } else {
+    desk.model = readModel(data, desk.model);
+    desk.outbox.acknowledge(data.ack);
+    if (data.rev !== desk.rev) {
+      if (desk.gesture) desk.late = data;
+      else desk.adopt(data);
+    }
+  }
+  desk.repaint();
+}
+
+export default function ({ data, parentElement, setStateValue, setTriggerValue }) {
+  const root = parentElement.querySelector(".equaliser");
+  if (!root || !data) return;
+  let desk = desks.get(parentElement);
+  if (!desk || desk.view.root !== root) {
+    desk = createDesk(root);
+    desks.set(parentElement, desk);
+  }
+  Object.assign(desk, { setStateValue, setTriggerValue });
+  receive(desk, data);
+}

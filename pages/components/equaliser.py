@@ -1,0 +1,153 @@
+"""The equaliser: one bar per group of channels, dragged in the browser, heard by Python on release.
+
+Everything that moves with the hand (bars, counts, estimates) is JavaScript in ``assets/equaliser``; Python supplies
+rows, stored curves and cost terms, and receives edits. No edit is lost: the browser keeps one message in flight until
+Python echoes its ``seq``; Python raises ``rev`` only when it changes the values itself (preset, undo, restore), and
+only then the browser takes them over, never under a moving hand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypedDict
+
+import streamlit as st
+
+ASSETS = Path(__file__).parents[2] / "assets" / "equaliser"
+# Joined in this order into one module: a v2 component takes one text, and nothing is built.
+SCRIPTS = ("model.js", "sync.js", "tip.js", "view.js", "input.js", "main.js")
+
+Term = tuple[float, int, int]  # coef, row index or -1, row index or -1
+
+
+class EqualiserRow(TypedDict):
+    """One group of channels.
+
+    ``kept``: units kept now, 1..``units``. ``locked`` with a ``reason`` cannot be opened by hand; without one it is a
+    person's own lock. ``members``: layers that are pruned together. ``curve``: points (removed_fraction, accuracy, low,
+    high), shares in 0..1, of a scan of this group alone; None before it was scanned.
+    """
+
+    id: str
+    name: str
+    units: int
+    kept: int
+    locked: bool
+    reason: str | None
+    members: Sequence[str]
+    curve: Sequence[tuple[float, float, float, float]] | None
+
+
+class CostTerms(TypedDict, total=False):
+    """Costs as sums of ``coef * f(a) * f(b)``, where ``f(r)`` is row r's kept units and ``f(-1)`` is 1.
+
+    MACs and parameters of a convolutional network have exactly this form. ``latency_terms`` give milliseconds.
+    """
+
+    macs_terms: Sequence[Term]
+    params_terms: Sequence[Term]
+    latency_terms: Sequence[Term]
+
+
+class Edit(TypedDict):
+    """What a hand did: ``values`` after it (units kept by group id), ``steps`` how it came there.
+
+    ``phase`` is "commit", or "drag" for a preview (only when ``live``). ``steps``: one {id: kept} per gesture, oldest
+    first, only what that gesture changed: one entry of an undo history each. ``locked``: ids that a person locked.
+    ``rev``: the revision the values were based on.
+    """
+
+    seq: int
+    phase: str
+    rev: int
+    values: dict[str, int]
+    steps: list[dict[str, int]]
+    locked: list[str]
+
+
+_mount = st.components.v2.component(
+    "prunescope_equaliser",
+    html='<div class="equaliser"></div>',
+    css=(ASSETS / "equaliser.css").read_text(encoding="utf-8"),
+    js="\n".join((ASSETS / name).read_text(encoding="utf-8") for name in SCRIPTS),
+)
+
+
+def merge_edit(edit: Edit, values: Mapping[str, int], rev: int) -> dict[str, int]:
+    """The values after ``edit``, given the page's own ``values`` at revision ``rev``.
+
+    An edit made on an older revision (the preset was applied while it travelled) changes only what its gestures
+    touched, so a late edit never undoes a newer preset.
+    """
+    if edit["rev"] == rev:
+        return {**values, **edit["values"]}
+    merged = dict(values)
+    for step in edit["steps"]:
+        merged.update(step)
+    return merged
+
+
+def equaliser(
+    rows: Sequence[EqualiserRow],
+    *,
+    key: str,
+    rev: int,
+    ack: int | None = None,
+    selected: str | None = None,
+    dense_accuracy: float | None = None,
+    chance: float = 0.0,
+    cost: CostTerms | None = None,
+    snap: int = 1,
+    live: bool = False,
+    height: int = 220,
+    on_edit: Callable[[Edit], None] | None = None,
+    on_pick: Callable[[str], None] | None = None,
+    on_command: Callable[[str], None] | None = None,
+) -> Edit | None:
+    """Draw the desk and return the last edit this session made, None before the first.
+
+    Bars show the share of channels kept (axis "Kept channels", percent), coloured by the accuracy that removing this
+    much of this group alone would lose. Above them stand estimates for the whole plan: ``dense_accuracy`` (share in
+    0..1; None hides it) minus the sum of the single losses, never under ``chance``, and the sums in ``cost``.
+
+    ``rev``: raise it to make the browser take ``kept`` and ``locked`` from ``rows``. ``ack``: the highest ``seq`` that
+    has been handled; None takes what this session's component last sent, right whenever ``on_edit`` handles it at
+    once. ``snap``: widths move in multiples of it. ``live``: also send previews while dragging. ``height``: of the
+    bars, in pixels.
+
+    Callbacks run before the script's body: ``on_edit(edit)``, ``on_pick(group_id)`` when a name is clicked,
+    ``on_command("undo" | "redo")`` for Ctrl+Z and Ctrl+Shift+Z.
+    """
+
+    def heard(event: str) -> Any:
+        return (st.session_state.get(key) or {}).get(event)
+
+    def edited() -> None:
+        if on_edit and (edit := heard("edit")):
+            on_edit(edit)
+
+    def picked() -> None:
+        if on_pick and (pick := heard("pick")):
+            on_pick(pick["id"])
+
+    def commanded() -> None:
+        if on_command and (command := heard("command")):
+            on_command(command["name"])
+
+    sent = {name: (heard(name) or {}).get("seq", 0) for name in ("edit", "command")}
+    handled = max(sent["command"], sent["edit"] if ack is None else ack)
+    data = {
+        "rows": list(rows),
+        "rev": rev,
+        "ack": handled,
+        "selected": selected,
+        "dense_accuracy": dense_accuracy,
+        "chance": chance,
+        "cost": dict(cost or {}),
+        "snap": snap,
+        "live": live,
+        "height": height,
+    }
+    result = _mount(key=key, data=data, on_edit_change=edited, on_pick_change=picked, on_command_change=commanded)
+    return result.get("edit")

@@ -1,0 +1,79 @@
+"""Groups x channels as a canvas: every unit one cell, coloured by its score, read out under the pointer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TypedDict
+
+import streamlit as st
+
+ASSETS = Path(__file__).parents[2] / "assets" / "heatmap"
+
+
+class HeatmapRow(TypedDict):
+    """One group: a score per unit (NaN = none), and the indices of units that the plan prunes."""
+
+    id: str
+    name: str
+    scores: Sequence[float]
+    pruned: Sequence[int]
+
+
+class Pick(TypedDict):
+    """A cell: group id and index of the unit in it."""
+
+    id: str
+    channel: int
+
+
+_mount = st.components.v2.component(
+    "prunescope_heatmap",
+    html='<div class="heatmap"></div>',
+    css=(ASSETS / "heatmap.css").read_text(encoding="utf-8"),
+    js=(ASSETS / "heatmap.js").read_text(encoding="utf-8"),
+)
+
+
+def _rounded(scores: Iterable[float]) -> list[float | None]:
+    """Four significant digits, the read-out's precision; JSON has no NaN, so a missing score is null."""
+    return [float(f"{score:.4g}") if math.isfinite(score) else None for score in scores]
+
+
+def heatmap(
+    rows: Sequence[HeatmapRow],
+    *,
+    key: str,
+    title: str,
+    unit: str = "",
+    selected: Pick | None = None,
+    on_pick: Callable[[Pick], None] | None = None,
+) -> Pick | None:
+    """Draw the map; return the cell clicked in this run, None otherwise.
+
+    Rows may differ in length. Colours run from the lowest to the highest score of each group, or of all groups when
+    the reader says so; sorting within rows is the reader's choice too. ``unit`` stands behind every score.
+    ``on_pick(pick)`` runs before the script's body. ``selected`` gets a frame.
+    """
+
+    def picked() -> None:
+        pick = (st.session_state.get(key) or {}).get("pick")
+        if on_pick and pick:
+            on_pick(pick)
+
+    data = {
+        "rows": [
+            {
+                "id": row["id"],
+                "name": row["name"],
+                "scores": _rounded(row["scores"]),
+                "pruned": [int(unit_index) for unit_index in row.get("pruned") or ()],
+            }
+            for row in rows
+        ],
+        "title": title,
+        "unit": unit,
+        "selected": selected,
+    }
+    return _mount(key=key, data=data, on_pick_change=picked).get("pick")

@@ -1,0 +1,365 @@
+"""The equaliser and the heatmap under a real mouse and keyboard, on the harness page with made-up rows."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent / "component_harness"))
+import made_up
+
+ROOT = Path(__file__).parents[2]
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+QUIET = (
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+)  # fmt: skip
+
+pytestmark = pytest.mark.browser
+
+
+def missing(what: str) -> None:
+    """A test that cannot run is a skip at home and a failure where the suite must be whole."""
+    if os.environ.get("CI", "").lower() == "true":
+        pytest.fail(what)
+    pytest.skip(what)
+
+
+def start_server() -> tuple[subprocess.Popen[bytes], str]:
+    """The harness under Streamlit on a free port; the process and its address."""
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
+    flags = {
+        "server.fileWatcherType": "none", "server.headless": "true", "browser.gatherUsageStats": "false",
+        "server.address": "localhost", "server.port": str(port), "runner.postScriptGC": "false",
+    }  # fmt: skip
+    command = [sys.executable, "-m", "streamlit", "run", str(Path(__file__).parent / "component_harness" / "app.py")]
+    command += [f"--{name}={value}" for name, value in flags.items()]
+    server = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    address = f"http://localhost:{port}"
+    for _ in range(150):
+        try:
+            urllib.request.urlopen(f"{address}/_stcore/health", timeout=1).close()
+            return server, address
+        except OSError:
+            time.sleep(0.2)
+    server.kill()
+    raise RuntimeError("The harness did not answer within 30 s.")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator:
+    sync_api = pytest.importorskip("playwright.sync_api") if os.environ.get("CI") != "true" else None
+    if sync_api is None:
+        from playwright import sync_api
+    path = next((found for name in BROWSERS if (found := shutil.which(name))), None)
+    with sync_api.sync_playwright() as driver:
+        path = path or driver.chromium.executable_path
+        if not Path(path).exists():
+            missing("No Chromium on this machine: install it, or run 'playwright install chromium'.")
+        chromium = driver.chromium.launch(executable_path=path, args=list(QUIET))
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    server, found = start_server()
+    yield found
+    server.terminate()
+    server.wait(10)
+
+
+class Desk:
+    """The harness page in one tab."""
+
+    def __init__(self, page, address: str, query: str) -> None:
+        self.page = page
+        self.faults: list[str] = []
+        page.on("pageerror", lambda error: self.faults.append(str(error)))
+        page.goto(f"{address}/?{query}")
+        page.locator(".equaliser .column, .heatmap canvas").first.wait_for(timeout=30_000)
+        page.locator("[data-testid=stCode]").wait_for(timeout=30_000)
+        page.wait_for_timeout(300)
+
+    def bar(self, group: str):
+        return self.page.locator(f".column[data-id={group}] .fader" if group != "all" else ".master .fader")
+
+    def kept(self, group: str) -> int:
+        return int(self.bar(group).get_attribute("aria-valuenow"))
+
+    def wait_kept(self, group: str, kept: int) -> None:
+        """Bars are painted once per frame, so a key press shows in the next one."""
+        self.page.locator(f".column[data-id={group}] .fader[aria-valuenow='{kept}']").wait_for(timeout=3000)
+
+    def echo(self) -> dict:
+        """What Python holds, as the harness prints it."""
+        return json.loads(self.page.locator("[data-testid=stCode]").inner_text())
+
+    def wait(self, holds: Callable[[dict], bool], seconds: float = 10) -> dict:
+        limit = time.monotonic() + seconds
+        while not holds(echo := self.echo()):
+            assert time.monotonic() < limit, f"Python never agreed: {echo}"
+            self.page.wait_for_timeout(20)
+        return echo
+
+    def grab(self, group: str, share: float) -> None:
+        """Press on the bar's cap and move to ``share`` of its height, without letting go."""
+        self.bar(group).scroll_into_view_if_needed()
+        box = self.bar(group).bounding_box()
+        now = float(self.bar(group).evaluate("node => node.style.getPropertyValue('--kept')"))
+        x = box["x"] + box["width"] / 2
+        self.page.mouse.move(x, box["y"] + box["height"] * (1 - now))
+        self.page.mouse.down()
+        self.page.mouse.move(x, box["y"] + box["height"] * (1 - share), steps=4)
+
+    def drag(self, group: str, share: float) -> None:
+        self.grab(group, share)
+        self.page.mouse.up()
+
+    def estimate(self, name: str) -> str:
+        return self.page.locator(f"[data-figure={name}] .figure-value").inner_text()
+
+
+@pytest.fixture
+def open_desk(browser, address) -> Iterator[Callable[..., Desk]]:
+    opened: list[Desk] = []
+
+    def open_one(query: str = "", **options: object) -> Desk:
+        page = browser.new_page(**{"viewport": {"width": 1400, "height": 900}, **options})
+        opened.append(Desk(page, address, query))
+        return opened[-1]
+
+    yield open_one
+    for desk in opened:
+        assert desk.faults == []
+        desk.page.close()
+
+
+def test_dragging_moves_bar_and_estimates_in_the_browser_and_commits_on_release(open_desk):
+    desk = open_desk()
+    before = {name: desk.estimate(name) for name in ("accuracy", "macs", "params", "latency")}
+    desk.grab("g3", 0.5)
+    desk.page.wait_for_timeout(150)
+    assert desk.kept("g3") == 32
+    assert desk.page.locator(".column[data-id=g3] .count").inner_text().split() == ["32", "of", "64"]
+    assert all(desk.estimate(name) != text for name, text in before.items())
+    assert desk.echo()["phases"] == [], "Python is not needed while the hand moves"
+    desk.page.mouse.up()
+    echo = desk.wait(lambda echo: echo["values"]["g3"] == 32)
+    assert echo["phases"] == ["commit"] and echo["steps"] == 1
+    untouched = {row["id"]: row["units"] for row in made_up.make_rows(12) if row["id"] != "g3"}
+    assert echo["values"] == {**untouched, "g3": 32}
+
+
+def test_estimates_equal_the_sums_they_claim_to_be(open_desk):
+    desk = open_desk("n=2")  # g0: 64 units free, g1: locked
+    desk.drag("g0", 0.5)
+    desk.wait(lambda echo: echo["values"]["g0"] == 32)
+    rows = made_up.make_rows(2)
+    kept = [32, rows[1]["units"]]
+    for name, unit in (("macs", 1e6), ("params", 1e3)):
+        terms = made_up.cost_terms(rows)[f"{name}_terms"]
+        total = sum(coef * (a < 0 or kept[a]) * (b < 0 or kept[b]) for coef, a, b in terms)
+        assert float(desk.estimate(name).split()[0]) == pytest.approx(total / unit, rel=0.005)
+    at_half = next(accuracy for removed, accuracy, *_ in rows[0]["curve"] if removed == 0.5)
+    assert desk.estimate("accuracy") == f"{100 * at_half:.1f} %"
+
+
+def test_keyboard_moves_by_unit_tenth_and_to_the_ends_and_names_what_it_does(open_desk):
+    desk = open_desk()
+    bar = desk.bar("g3")
+    assert bar.get_attribute("role") == "slider" and bar.get_attribute("aria-label") == "features.9"
+    bar.focus()
+    for key, kept in [("ArrowDown", 63), ("PageDown", 57), ("ArrowUp", 58), ("Home", 1), ("End", 64), ("PageDown", 58)]:
+        desk.page.keyboard.press(key)
+        desk.wait_kept("g3", kept)
+    assert bar.get_attribute("aria-valuetext").startswith("58 of 64 channels kept, 9 % removed")
+    echo = desk.wait(lambda echo: echo["values"]["g3"] == 58)
+    assert echo["steps"] == 1, "a run of key presses is one gesture"
+
+
+def test_typed_number_removes_that_many_percent(open_desk):
+    desk = open_desk()
+    desk.bar("g5").focus()
+    desk.page.keyboard.type("25")
+    assert desk.page.locator(".typed.shown").inner_text() == "remove 25 %"
+    desk.page.keyboard.press("Enter")
+    units = int(desk.bar("g5").get_attribute("aria-valuemax"))
+    desk.wait(lambda echo: echo["values"]["g5"] == round(0.75 * units))
+    desk.page.keyboard.type("99")
+    desk.page.keyboard.press("Escape")
+    desk.page.keyboard.press("Enter")
+    assert desk.kept("g5") == round(0.75 * units)
+
+
+def test_undo_and_redo_reach_python_after_the_edit_they_follow(open_desk):
+    desk = open_desk()
+    desk.drag("g3", 0.5)
+    desk.page.keyboard.press("Control+z")
+    echo = desk.wait(lambda echo: echo["commands"] == ["undo"] and echo["values"]["g3"] == 64)
+    assert len(echo["phases"]) == 1
+    desk.page.wait_for_timeout(400)
+    assert desk.kept("g3") == 64
+    desk.page.keyboard.press("Control+Shift+z")
+    desk.wait(lambda echo: echo["commands"] == ["undo", "redo"] and echo["values"]["g3"] == 32)
+    desk.page.wait_for_timeout(400)
+    assert desk.kept("g3") == 32
+
+
+def test_locked_bars_stay_and_say_why(open_desk):
+    desk = open_desk()
+    desk.drag("g11", 0.3)
+    desk.page.keyboard.press("ArrowDown")
+    assert desk.kept("g11") == 512
+    assert "feeds the output" in desk.bar("g11").get_attribute("aria-valuetext")
+    assert desk.bar("g11").get_attribute("aria-disabled") == "true"
+    desk.page.locator(".column[data-id=g4] .lock").click()
+    desk.wait(lambda echo: echo["locked"] == ["g4"])
+    desk.drag("g4", 0.3)
+    desk.bar("all").focus()
+    desk.page.keyboard.type("50")
+    desk.page.keyboard.press("Enter")
+    echo = desk.wait(lambda echo: echo["values"]["g3"] == 32)
+    assert echo["values"]["g4"] == int(desk.bar("g4").get_attribute("aria-valuemax")), "own lock holds under the master"
+    desk.page.locator(".column[data-id=g4] .lock").click()
+    desk.wait(lambda echo: echo["locked"] == [])
+
+
+def test_master_moves_all_and_keeps_the_mix(open_desk):
+    desk = open_desk()
+    desk.drag("g3", 0.5)
+    desk.wait(lambda echo: echo["values"]["g3"] == 32)
+    desk.bar("all").focus()
+    desk.page.keyboard.type("40")
+    desk.page.keyboard.press("Enter")
+    echo = desk.wait(lambda echo: echo["values"]["g0"] < 64)
+    assert echo["values"]["g3"] / 64 == pytest.approx(echo["values"]["g0"] / 64 / 2, abs=0.02)
+    desk.bar("all").focus()
+    desk.page.keyboard.press("End")
+    desk.wait(lambda echo: echo["values"]["g3"] == 64 and echo["values"]["g0"] == 64)
+
+
+def test_python_changes_are_adopted_but_never_under_the_hand(open_desk):
+    desk = open_desk()
+    desk.page.get_by_role("button", name="Half").click()
+    desk.wait(lambda echo: echo["rev"] == 1)
+    desk.page.wait_for_timeout(300)
+    assert desk.kept("g1") == 32 and desk.kept("g3") == 32
+    desk.grab("g3", 0.8)
+    desk.page.get_by_role("button", name="All").evaluate("button => button.click()")
+    desk.wait(lambda echo: echo["rev"] == 2)
+    desk.page.wait_for_timeout(200)
+    assert desk.kept("g3") == 51 and desk.kept("g1") == 32, "nothing moves while a bar is held"
+    desk.page.mouse.up()
+    echo = desk.wait(lambda echo: echo["values"]["g3"] == 51)
+    assert echo["values"]["g1"] == 64
+    assert desk.kept("g1") == 64 and desk.kept("g3") == 51
+
+
+def test_escape_takes_a_drag_back(open_desk):
+    desk = open_desk()
+    desk.grab("g3", 0.4)
+    desk.page.keyboard.press("Escape")
+    desk.page.mouse.up()
+    desk.page.wait_for_timeout(300)
+    assert desk.kept("g3") == 64 and desk.echo()["phases"] == []
+
+
+def test_no_edit_is_lost_in_thirty_quick_drags(open_desk):
+    desk = open_desk("n=60")
+    rng = random.Random(5)
+    wanted: dict[str, int] = {}
+    for turn in range(30):
+        group = f"g{turn % 20}"
+        share = rng.uniform(0.55, 0.9) if turn < 20 else rng.uniform(0.15, 0.5)
+        desk.drag(group, share)
+        wanted[group] = desk.kept(group)
+        units = int(desk.bar(group).get_attribute("aria-valuemax"))
+        assert wanted[group] == pytest.approx(share * units, abs=1.5), "the bar follows the mouse"
+    echo = desk.wait(lambda echo: all(echo["values"][group] == kept for group, kept in wanted.items()))
+    assert echo["steps"] == 30, "every gesture is an undo step of its own"
+    assert all(desk.kept(group) == kept for group, kept in wanted.items())
+
+
+def test_previews_are_sent_only_when_asked_for(open_desk):
+    desk = open_desk("live=1")
+    desk.grab("g3", 0.5)
+    desk.page.mouse.move(*middle(desk.bar("g3"), 0.3), steps=12)
+    desk.wait(lambda echo: "drag" in echo["phases"])
+    desk.page.mouse.up()
+    desk.wait(lambda echo: echo["phases"][-1] == "commit" and echo["values"]["g3"] == desk.kept("g3"))
+
+
+def middle(bar, share: float) -> tuple[float, float]:
+    box = bar.bounding_box()
+    return box["x"] + box["width"] / 2, box["y"] + box["height"] * (1 - share)
+
+
+def test_clicking_a_name_selects_the_group(open_desk):
+    desk = open_desk()
+    desk.page.locator(".column[data-id=g7] .name").click()
+    desk.wait(lambda echo: echo["selected"] == "g7")
+    assert "selected" in desk.page.locator(".column[data-id=g7]").get_attribute("class")
+
+
+def test_snap_moves_in_multiples(open_desk):
+    desk = open_desk("snap=8")
+    desk.drag("g3", 0.55)
+    assert desk.kept("g3") == 32
+    desk.page.keyboard.press("ArrowDown")
+    desk.wait_kept("g3", 24)
+    desk.page.keyboard.press("Home")
+    desk.wait_kept("g3", 8)
+
+
+def test_many_groups_scroll_and_stay_inside_a_narrow_dark_page(open_desk):
+    desk = open_desk("n=200", viewport={"width": 500, "height": 900}, color_scheme="dark")
+    assert desk.page.locator(".scroller").evaluate("node => node.scrollWidth > node.clientWidth")
+    assert desk.page.evaluate("document.documentElement.scrollWidth") <= 500
+    red, green, blue = colour(desk.page.locator(".cap").first, "background-color")
+    assert max(red, green, blue) < 60, "caps take the dark background"
+    red, green, blue = colour(desk.page.locator(".column[data-id=g1] .count b"), "color")
+    assert min(red, green, blue) > 180
+
+
+def colour(locator, name: str) -> tuple[int, ...]:
+    text = locator.evaluate(f"node => getComputedStyle(node).getPropertyValue('{name}')")
+    return tuple(int(float(part)) for part in re.findall(r"[\d.]+", text)[:3])
+
+
+def test_heatmap_reads_out_sorts_and_picks(open_desk):
+    desk = open_desk("part=heatmap")
+    canvas = desk.page.locator(".heatmap canvas")
+    box = canvas.bounding_box()
+    desk.page.mouse.move(box["x"] + 3, box["y"] + 5)
+    readout = desk.page.locator(".readout")
+    desk.page.wait_for_function("node => node.textContent.includes('channel 0')", arg=readout.element_handle())
+    assert re.fullmatch(
+        r"features\.0, channel 0: [\d.]+ loss change, squared, rank \d+ of 64(, pruned)?", readout.inner_text()
+    )
+    desk.page.get_by_label("Sort channels by score").check()
+    desk.page.mouse.move(box["x"] + 4, box["y"] + 5)
+    desk.page.wait_for_function("node => node.textContent.includes('rank 1 of 64')", arg=readout.element_handle())
+    desk.page.mouse.click(box["x"] + 4, box["y"] + 5)
+    echo = desk.wait(lambda echo: echo["picked"] is not None)
+    assert echo["picked"]["id"] == "g0" and echo["returned"] == echo["picked"]
+    desk.page.keyboard.press("End")
+    assert "rank 64 of 64, pruned" in readout.inner_text()
+    desk.page.keyboard.press("ArrowDown")
+    assert readout.inner_text().startswith("features.3")
+    desk.page.keyboard.press("Enter")
+    desk.wait(lambda echo: echo["picked"]["id"] == "g1")
