@@ -1,0 +1,96 @@
+"""Numbers as people read them. Formatting only: nothing is measured or decided here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+MISSING = "–"
+_STEPS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+_BYTES = ((2**30, "GB"), (2**20, "MB"), (2**10, "kB"))
+
+
+def count(n: float | None, unit: str = "") -> str:
+    """Three digits with a prefix of thousands: 1240000 -> "1.24 M"; whole numbers below 10,000 stay as they are."""
+    if n is None or not math.isfinite(n):
+        return MISSING
+    text = f"{n:,.0f}" if abs(n) < 1e4 and n == int(n) else ""
+    for size_, letter in _STEPS:
+        if not text and abs(n) >= 0.9995 * size_:
+            text = f"{_three(n / size_)} {letter}"
+    return f"{text or _three(n)} {unit}".strip()
+
+
+def percent(x: float | None, digits: int = 1) -> str:
+    """A share as a percentage: 0.9625 -> "96.3 %"."""
+    return MISSING if x is None or not math.isfinite(x) else f"{100 * x:.{digits}f} %"
+
+
+def change(x: float | None, digits: int = 1) -> str:
+    """A relative change with its sign: -0.38 -> "−38.0 %"."""
+    return MISSING if x is None or not math.isfinite(x) else _signed(100 * x, digits) + " %"
+
+
+def points(x: float | None, digits: int = 1) -> str:
+    """A difference of two accuracies, in percentage points: -0.012 -> "−1.2"."""
+    return MISSING if x is None or not math.isfinite(x) else _signed(100 * x, digits)
+
+
+def relative(now: float | None, before: float | None, digits: int = 0) -> str | None:
+    """How far ``now`` is from ``before``, for st.metric's delta; None when they are the same or unknown."""
+    if now is None or not before or now == before:
+        return None
+    return f"{100 * (now / before - 1):+.{digits}f} %"
+
+
+def ms(x: float | None) -> str:
+    """Milliseconds with three digits: 3.214 -> "3.21 ms"."""
+    return MISSING if x is None or not math.isfinite(x) else f"{_three(x)} ms"
+
+
+def size(bytes_: float | None) -> str:
+    """Bytes in powers of 1,024: 2500000 -> "2.38 MB"."""
+    if bytes_ is None:
+        return MISSING
+    for step, name in _BYTES:
+        if bytes_ >= 0.9995 * step:
+            return f"{_three(bytes_ / step)} {name}"
+    return f"{bytes_:.0f} bytes"
+
+
+def accuracy_text(accuracy: Mapping[str, Any] | None) -> str:
+    """The fields of core's ``Accuracy``: "96.3 % [94.0, 97.8] on 360 images"."""
+    if not accuracy:
+        return MISSING
+    value, low, high = (100 * accuracy[name] for name in ("value", "low", "high"))
+    return f"{value:.1f} % [{low:.1f}, {high:.1f}] on {accuracy['images']:,} images"
+
+
+def interval(low: float, high: float, digits: int = 1) -> str:
+    """Two shares as a 95 % interval in percent: "94.0 to 97.8 %"."""
+    return f"{100 * low:.{digits}f} to {100 * high:.{digits}f} %"
+
+
+def latency_text(latency: Mapping[str, Any] | None) -> str:
+    """The fields of core's ``Latency``: "3.21 ms [3.10, 3.40]"; the bracket holds the quartiles."""
+    if not latency:
+        return MISSING
+    return f"{ms(latency['median_ms'])} [{_three(latency['low_ms'])}, {_three(latency['high_ms'])}]"
+
+
+def plural(n: int, one: str, many: str = "") -> str:
+    """ "1 image", "3 images"."""
+    return f"{n:,} {one if n == 1 else many or one + 's'}"
+
+
+def _three(x: float) -> str:
+    # Rounded first: 0.9999 has as many digits after the point as 1.00, not as 0.999.
+    digits = 2 - math.floor(math.log10(abs(float(f"{x:.2e}")))) if x else 2
+    return f"{x:,.{max(0, min(digits, 6))}f}"
+
+
+def _signed(x: float, digits: int) -> str:
+    text = f"{abs(x):.{digits}f}"
+    sign = "" if float(text) == 0 else "+" if x > 0 else "−"
+    return f"{sign}{text}"
