@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Mapping
 from typing import Any
@@ -12,6 +13,7 @@ from torch.utils._pytree import tree_flatten
 
 from core.errors import PlanError, PruneError
 from core.records import Plan, Trace
+from core.trace.graph import named_state, shape_only
 
 TOLERANCE = 1e-4  # relative difference allowed between pruned and masked outputs
 
@@ -106,10 +108,39 @@ def _copy_with(module: nn.Module, change: Any) -> nn.Module:
 
 def _update_attributes(module: nn.Module, masks: Mapping[tuple[str, int], Tensor], trace: Trace) -> None:
     """Attributes that repeat a weight's size must tell the new one."""
-    touched = {name.rpartition(".")[0] for name, _ in masks}
-    for path, layer in module.named_modules():
-        if path in touched:
+    state = named_state(module)
+    sliced = {id(state[name]) for name, _ in masks}
+    for layer in module.modules():
+        own = [*layer.parameters(recurse=False), *layer.buffers(recurse=False)]
+        if any(id(tensor) in sliced for tensor in own):  # by identity: two layers may hold one weight
             _update_layer(layer)
+    if masks:
+        _update_bare_norms(module, trace.example)
+
+
+def _update_bare_norms(module: nn.Module, example: Tensor) -> None:
+    """Instance norms without weights only know their width by what reaches them."""
+    bare = {
+        path: layer
+        for path, layer in module.named_modules()
+        if isinstance(layer, nn.modules.instancenorm._InstanceNorm) and layer.weight is None
+    }
+    if not bare:
+        return
+    trial = shape_only(module).eval()  # thrown away, so what is changed in it need not be undone
+
+    def noting(path: str, layer: Any) -> Any:
+        def forward(x: Tensor) -> Tensor:
+            bare[path].num_features = x.shape[-layer._get_no_batch_dim()]
+            return torch.empty_like(x)
+
+        return forward
+
+    for path in bare:
+        layer: Any = trial.get_submodule(path)
+        layer.forward = noting(path, layer)
+    with contextlib.suppress(RuntimeError, NotImplementedError):  # then the old width stays: it is only ever reported
+        trial(example.to("meta"))
 
 
 def _update_layer(layer: nn.Module) -> None:

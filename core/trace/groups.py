@@ -13,6 +13,8 @@ from core.trace.graph import record_tape
 from core.trace.labels import LabelBook
 from core.trace.rules import Flow
 
+FIXED_WIDTH = (nn.MultiheadAttention, nn.RNNBase, nn.RNNCellBase)
+
 
 def trace_channels(module: nn.Module, example: Tensor) -> Trace:
     """Find which channels of ``module`` hang together.
@@ -23,7 +25,18 @@ def trace_channels(module: nn.Module, example: Tensor) -> Trace:
     tape = record_tape(module, example[:1])
     flow = Flow(tape)
     flow.run()
+    _lock_fixed_modules(flow.book, module)
     return Trace(module, _groups(flow.book, module), dict(flow.unknown), tape, example[:1].detach())
+
+
+def _lock_fixed_modules(book: LabelBook, module: nn.Module) -> None:
+    """These modules use one width for everything they hold, so no part of it can leave alone."""
+    for path, layer in module.named_modules():
+        if isinstance(layer, FIXED_WIDTH):
+            prefix = f"{path}." if path else ""
+            for name, dim in list(book.weights):
+                if name.startswith(prefix):
+                    book.lock(book.weights[name, dim], f"{type(layer).__name__} has one fixed width")
 
 
 def layer_of(tensor_name: str) -> str:

@@ -46,6 +46,7 @@ class Replay:
             )
         self.tape = tape
         self.state = {name: tensor.detach() for name, tensor in named_state(module).items()}
+        self.device = next((tensor.device for tensor in self.state.values()), torch.device("cpu"))
         self.steps = needed_steps(tape)
         self.last_use = {slot: index for index, step in enumerate(self.steps) for slot in step.reads}
         self.last_use.update(dict.fromkeys(tape.output_slots, len(self.steps)))
@@ -62,6 +63,8 @@ class Replay:
         """Run step ``index``, put its results into ``env`` and drop what no later step reads."""
         step = self.steps[index]
         args, kwargs = tree_slots((step.args, dict(step.kwargs)), lambda slot: self.value(slot, env, edits))
+        if "device" in kwargs:  # the tape was recorded elsewhere, mostly on shape-only tensors
+            kwargs["device"] = self.device
         result = pure(step.op)(*args, **kwargs)
         tensors = [leaf for leaf in tree_flatten(result)[0] if isinstance(leaf, Tensor)]
         for slot, tensor in zip(step.outputs, tensors, strict=True):

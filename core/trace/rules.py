@@ -395,6 +395,8 @@ def group_norm(flow: Flow, step: Step) -> None:
         rows = channels.reshape(groups, -1)
         if groups == 1:
             flow.book.lock(channels, MIXING_NORM)
+        elif not isinstance(weight, Ref):
+            flow.book.lock(channels, "its group norm has no weights that could tell the new number of groups")
         flow.book.tie(rows[:, :1], rows)
         for value in (weight, bias):
             if isinstance(value, Ref):

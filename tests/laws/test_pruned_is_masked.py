@@ -1,0 +1,197 @@
+"""The first law: a pruned network computes what the masked one does. Then: what it may not touch, what it can still do."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from core.apply.surgery import mask_model, max_relative_error, prune_model
+from core.errors import CoreError, PlanError, PruneError, TraceError
+from core.measure.cost.counts import count_cost
+from core.records import Plan
+from core.trace import trace_channels
+from tests.zoo import NETS, ZOO, ZooNet, images, outputs, random_plan
+
+EVERY_NET = pytest.mark.parametrize("net", NETS, ids=lambda net: net.name)
+TOLERANCE = 1e-4
+
+
+@EVERY_NET
+def test_keeping_all_is_identity(net: ZooNet) -> None:
+    module = net.build()
+    trace = trace_channels(module, net.example)
+    batch = images(net.shape, 4)
+    everything = Plan({group.id: tuple(range(group.units)) for group in trace.groups})
+    for plan in (Plan({}), everything):
+        for same in (prune_model(module, trace, plan), mask_model(module, trace, plan)):
+            assert same is not module
+            assert all(torch.equal(a, b) for a, b in zip(outputs(same, batch), outputs(module, batch), strict=True))
+
+
+@EVERY_NET
+@pytest.mark.parametrize("removed", [0.25, 0.5, 0.75])
+def test_pruned_is_masked(net: ZooNet, removed: float) -> None:
+    for seed in range(2):
+        module = net.build(seed)
+        trace = trace_channels(module, net.example)
+        batch = images(net.shape, 5, seed)
+        dense = outputs(module, batch)
+        plan = random_plan(trace, removed, seed)
+        pruned, masked = prune_model(module, trace, plan), mask_model(module, trace, plan)
+        assert max_relative_error(outputs(pruned, batch), outputs(masked, batch)) < TOLERANCE
+        assert all(float(answer.std(dim=0).max()) > 1e-3 for answer in dense), "the law would hold by being constant"
+        if any(len(kept) < trace.group(name).units for name, kept in plan.kept.items()):
+            assert max_relative_error(outputs(masked, batch), dense) > 1e-3, "removing channels changed nothing"
+            assert sum(p.numel() for p in pruned.parameters()) < sum(p.numel() for p in module.parameters())
+
+
+@EVERY_NET
+def test_every_group_alone_down_to_one_unit(net: ZooNet) -> None:
+    module = net.build()
+    trace = trace_channels(module, net.example)
+    batch = images(net.shape, 3)
+    for group in trace.prunable:
+        plan = Plan({group.id: (group.units - 1,)})
+        pruned, masked = prune_model(module, trace, plan), mask_model(module, trace, plan)
+        assert max_relative_error(outputs(pruned, batch), outputs(masked, batch)) < TOLERANCE
+
+
+def state_of(module: nn.Module) -> dict[str, object]:
+    """Everything a caller could notice."""
+    return {
+        "values": {name: tensor.clone() for name, tensor in module.state_dict().items()},
+        "same tensors": [id(tensor) for tensor in [*module.parameters(), *module.buffers()]],
+        "wants gradients": [parameter.requires_grad for parameter in module.parameters()],
+        "gradients": [None if p.grad is None else p.grad.clone() for p in module.parameters()],
+        "modes": [layer.training for layer in module.modules()],
+        "hooks": [
+            len(layer._forward_hooks) + len(layer._forward_pre_hooks) + len(layer._backward_hooks)
+            for layer in module.modules()
+        ],
+        "attributes": [
+            {name: value for name, value in vars(layer).items() if isinstance(value, int | str | tuple)}
+            for layer in module.modules()
+        ],
+    }
+
+
+def same(a: object, b: object) -> bool:
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, list) and isinstance(b, list):
+        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
+    return a == b
+
+
+def awkward(net: ZooNet) -> nn.Module:
+    """In train mode but for one layer, one parameter frozen, gradients already there."""
+    module = net.build().train()
+    next(module.children(), module).eval()
+    first = next(module.parameters())
+    first.requires_grad_(False)
+    for parameter in list(module.parameters())[1:]:
+        parameter.grad = torch.full_like(parameter, 0.5)
+    return module
+
+
+@EVERY_NET
+def test_input_is_untouched(net: ZooNet) -> None:
+    module = awkward(net)
+    before = state_of(module)
+    trace = trace_channels(module, net.example)
+    plan = random_plan(trace, 0.5, 0)
+    pruned = prune_model(module, trace, plan)
+    mask_model(module, trace, plan)
+    count_cost(trace, plan)
+    assert same(before, state_of(module))
+    assert [layer.training for layer in pruned.modules()] == before["modes"]
+    assert [p.requires_grad for p in pruned.parameters()] == before["wants gradients"]
+    with torch.no_grad():
+        for tensor in [*pruned.parameters(), *pruned.buffers()]:
+            tensor.zero_()
+    assert same(before, state_of(module)), "the new network shares memory with the old one"
+
+
+class WidthInTheCode(nn.Module):
+    """Its width is written in the code, where no trace can see it: found only when the smaller network runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(3, 6, 3, padding=1), nn.Conv2d(6, 4, 1)
+        self.conv3 = nn.Conv2d(4, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv1(x)
+        return self.conv3(self.conv2(x.reshape(x.shape[0], 6, *x.shape[2:])))
+
+
+def test_input_is_untouched_after_failure() -> None:
+    module = WidthInTheCode().train()
+    example = images((1, 3, 8, 8), 1)
+    trace = trace_channels(module, example)
+    before = state_of(module)
+    for plan in (Plan({"conv1": (9,)}), Plan({"conv3": (0,)}), Plan({"nowhere": (0,)}), random_plan(trace, 0.5, 0)):
+        with pytest.raises(CoreError):
+            prune_model(module, trace, plan)
+        assert same(before, state_of(module))
+    with pytest.raises(TraceError):
+        trace_channels(module, torch.zeros(1, 5, 8, 8))
+    assert same(before, state_of(module))
+
+
+def test_the_group_at_fault_is_named() -> None:
+    module = WidthInTheCode()
+    trace = trace_channels(module, images((1, 3, 8, 8), 1))
+    with pytest.raises(PruneError, match="Group conv1: pruned alone, the network does not run"):
+        prune_model(module, trace, random_plan(trace, 0.5, 0))
+    fine = Plan({"conv2": (0, 1)})
+    assert prune_model(module, trace, fine)(images((1, 3, 8, 8), 2)).shape == (2, 2, 8, 8)
+
+
+@EVERY_NET
+def test_pruned_nets_train_copy_and_prune_again(net: ZooNet) -> None:
+    module = net.build()
+    trace = trace_channels(module, net.example)
+    pruned = prune_model(module, trace, random_plan(trace, 0.25, 1))
+    batch = images(net.shape, 6)
+    expected = outputs(pruned, batch)
+    copied = copy.deepcopy(pruned)
+    assert all(torch.equal(a, b) for a, b in zip(outputs(copied, batch), expected, strict=True))
+    copied.load_state_dict(pruned.state_dict())
+
+    again = trace_channels(pruned, net.example)
+    plan = random_plan(again, 0.5, 2)
+    twice, masked = prune_model(pruned, again, plan), mask_model(pruned, again, plan)
+    assert max_relative_error(outputs(twice, batch), outputs(masked, batch)) < TOLERANCE
+
+    twice.train()
+    optimiser = torch.optim.SGD(twice.parameters(), lr=0.1)
+    before = [parameter.detach().clone() for parameter in twice.parameters()]
+    answers = torch.utils._pytree.tree_leaves(twice(batch))
+    sum(answer.square().mean() for answer in answers).backward()
+    optimiser.step()
+    assert any(not torch.equal(a, b) for a, b in zip(before, twice.parameters(), strict=True))
+    assert all(torch.isfinite(parameter).all() for parameter in twice.parameters())
+
+
+def test_other_weights_of_the_same_shapes_are_pruned_by_the_same_trace() -> None:
+    net = ZOO["ResidualProjection"]
+    trace = trace_channels(net.build(0), net.example)
+    other, batch = net.build(5), images(net.shape, 3)
+    plan = random_plan(trace, 0.5, 0)
+    pruned, masked = prune_model(other, trace, plan), mask_model(other, trace, plan)
+    assert max_relative_error(outputs(pruned, batch), outputs(masked, batch)) < TOLERANCE
+
+
+def test_a_locked_group_cannot_be_pruned() -> None:
+    net = ZOO["RunningSum"]
+    module = net.build()
+    trace = trace_channels(module, net.example)
+    for build in (prune_model, mask_model):
+        with pytest.raises(PlanError, match="conv1 cannot be pruned: cumsum runs across channels"):
+            build(module, trace, Plan({"conv1": (0, 1)}))
