@@ -1,1 +1,64 @@
-"""One file per family of importance criteria; the registry feeds every menu."""
+"""What every channel is worth. One file per family of criteria; the table of them feeds every menu."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from core.errors import CoreError, MeasureError
+from core.measure.importance import norms as norms
+from core.measure.importance.criteria import CRITERIA, Criterion, Progress, Request, Stop
+from core.measure.walk import require_images
+from core.records import ImageData, Scores, Trace
+from core.registry import Row, unknown_name
+
+__all__ = ["CRITERIA", "Criterion", "list_criteria", "score_channels"]
+
+
+def list_criteria() -> list[Row[Criterion]]:
+    """Every criterion that can be asked for, with the words for a menu and a help text."""
+    return list(CRITERIA)
+
+
+def score_channels(
+    trace: Trace,
+    data: ImageData | None,
+    criterion: str,
+    *,
+    seed: int = 0,
+    batch_size: int = 64,
+    on_progress: Progress | None = None,
+    cancelled: Stop | None = None,
+    **options: Any,
+) -> Scores:
+    """One score per unit for every group: float64, (units,), finite, higher = keep.
+
+    data: images N x C x H x W with labels; None where the criterion looks at weights only (``needs_images`` of its
+    row). seed fixes every random choice. ``on_progress(fraction, message)``. options: those of the criterion's row.
+    The network and the global random state are left as they were. Raises CoreError for an unknown criterion,
+    MeasureError for missing images, an unknown option, or scores that are not finite, Cancelled when asked to stop.
+    """
+    chosen = CRITERIA[criterion]
+    for name in options:
+        if name not in chosen.options:
+            if not chosen.options:
+                raise MeasureError(f"{criterion} has no options; found {name!r}.")
+            raise unknown_name(f"{criterion} option", name, list(chosen.options), MeasureError)
+    if chosen.needs_images:
+        data = require_images(data, CRITERIA.row(criterion).title)
+    request = Request(trace, data, seed, batch_size, {**chosen.options, **options}, on_progress, cancelled)
+    request.check()
+    scores = {name: values.double().cpu() for name, values in chosen.score(request).items()}
+    for name, values in scores.items():
+        if not bool(torch.isfinite(values).all()):
+            raise _not_finite(criterion, name)
+    request.report(1.0, f"Scored {len(scores)} groups")
+    return Scores(criterion, scores, len(data) if chosen.needs_images and data is not None else 0)
+
+
+def _not_finite(criterion: str, group: str) -> CoreError:
+    return MeasureError(
+        f"Group {group}: {criterion} gave scores that are not finite. The network's weights or its outputs on these "
+        "images overflow or hold NaN; check the weights and the images' normalisation."
+    )

@@ -1,0 +1,81 @@
+"""Images through the tape, a batch at a time: what criteria and scans share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten
+
+from core.errors import MeasureError, TraceError
+from core.records import ImageData, Trace
+from core.trace.graph import record_tape
+from core.trace.replay import Replay
+
+
+class Replays:
+    """The tape of a network for every batch size asked for; a recorded pass knows its batch size in its views."""
+
+    def __init__(self, trace: Trace) -> None:
+        self.trace = trace
+        self.known: dict[tuple[int, ...], Replay] = {}
+
+    def of(self, images: Tensor) -> Replay:
+        """A Replay for inputs shaped like ``images``, N x C x H x W. Raises TraceError when there can be none."""
+        shape = tuple(images.shape)
+        if shape not in self.known:
+            same = shape == tuple(self.trace.example.shape)
+            tape = self.trace.tape if same else record_tape(self.trace.module, images)
+            self.known[shape] = Replay(tape, self.trace.module)
+        return self.known[shape]
+
+
+def require_images(data: ImageData | None, purpose: str) -> ImageData:
+    """``data`` itself. Raises MeasureError when there is none or it is empty."""
+    if data is None:
+        raise MeasureError(f"{purpose} needs images; none were given. Pass some, for example the calibration part.")
+    if len(data) == 0 or len(data.images) == 0:
+        raise MeasureError(f"{purpose} needs at least one image; {data.name} has 0 images. Choose data with images.")
+    return data
+
+
+def batches(data: ImageData, order: Tensor, batch_size: int, module: nn.Module) -> Iterator[tuple[Tensor, Tensor]]:
+    """(images, labels) in ``order`` (int64 indices), as the network's own dtype and device."""
+    if batch_size < 1:
+        raise MeasureError(f"batch_size: expected 1 or more, found {batch_size}.")
+    reference = next(iter(module.parameters()), torch.zeros(()))
+    for chosen in order.split(batch_size):
+        yield data.images[chosen].to(reference.device, reference.dtype), data.labels[chosen].to(reference.device)
+
+
+def example_losses(logits: Tensor, labels: Tensor, data: ImageData) -> Tensor:
+    """Each image's cross-entropy, float64, (N,). Raises MeasureError when the outputs cannot be class scores."""
+    if logits.dim() != 2 or len(logits) != len(labels):
+        found = " x ".join(str(size) for size in logits.shape)
+        raise MeasureError(f"Expected one score per image and class from the network; found an output of {found}.")
+    if int(labels.min()) < 0 or int(labels.max()) >= logits.shape[1]:
+        raise MeasureError(
+            f"{data.name} has labels up to {int(labels.max())}, but the network has {logits.shape[1]} outputs "
+            f"(0 to {logits.shape[1] - 1}). Choose images of the network's own classes."
+        )
+    return F.cross_entropy(logits.double(), labels, reduction="none")
+
+
+def first_tensor(result: Any) -> Tensor:
+    """The first tensor of a network's result: the class scores of a classifier."""
+    leaves = tree_flatten(dict(result) if isinstance(result, Mapping) else result)[0]
+    for leaf in leaves:
+        if isinstance(leaf, Tensor):
+            return leaf
+    raise MeasureError("The network returns no tensor, so there are no class scores to measure.")
+
+
+def replay_for(replays: Replays, images: Tensor, purpose: str) -> Replay:
+    """``replays.of(images)``, with an error that says what cannot be measured."""
+    try:
+        return replays.of(images)
+    except TraceError as error:
+        raise MeasureError(f"{purpose} cannot be measured here. {error}") from error

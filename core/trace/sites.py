@@ -1,0 +1,125 @@
+"""Where a group's channels are read: the one place a channel can be hidden, and what a layer sees there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from core.records import Group
+from core.trace.graph import Ref, Step, Tape
+
+MATRIX = {"addmm": (1, 2), "mm": (0, 1), "linear": (0, 1)}  # operator -> places of activation and weight
+WEIGHT_MOVES = {"t", "transpose", "permute", "view", "_unsafe_view", "reshape", "unsqueeze", "squeeze", "slice",
+                "detach", "alias", "clone", "_to_copy", "expand"}  # fmt: skip
+POOLS = {"max_pool1d", "max_pool2d", "max_pool3d", "max_pool2d_with_indices", "max_pool3d_with_indices", "avg_pool1d",
+         "avg_pool2d", "avg_pool3d", "_adaptive_avg_pool2d", "_adaptive_avg_pool3d", "adaptive_avg_pool2d",
+         "adaptive_max_pool2d", "adaptive_max_pool3d", "mean"}  # fmt: skip
+MOVES = {"view", "_unsafe_view", "reshape", "_reshape_alias", "flatten", "permute", "transpose", "unsqueeze", "squeeze",
+         "clone", "detach", "alias", "contiguous", "dropout", "native_dropout"}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ReadSite:
+    """One layer call that reads a group's channels.
+
+    step: index among the steps that were searched. slot: the tensor read. weight, dim: the state entry whose dimension
+    ``dim`` meets the channels. axis: the channel axis of the tensor read (1, or -1 for linear layers). unit_of: int64,
+    one entry per channel read: the unit it belongs to, -1 for other groups' channels. positions: how many positions
+    each channel has in the feature map behind the tensor read, before pooling and flattening.
+    """
+
+    step: int
+    slot: int
+    weight: str
+    dim: int
+    axis: int
+    unit_of: Tensor
+    positions: int
+
+
+def read_sites(tape: Tape, steps: Sequence[Step], groups: Sequence[Group]) -> dict[str, tuple[ReadSite, ...]]:
+    """Every call among ``steps`` that reads each group's channels through a consumer's weight, in order of running."""
+    origin = weight_origins(tape, steps)
+    calls: dict[str, list[int]] = {}
+    for index, step in enumerate(steps):
+        weight = _weight_slot(step)
+        if weight in origin:
+            calls.setdefault(origin[weight], []).append(index)
+    makers = {slot: step for step in steps for slot in step.outputs}
+    sites: dict[str, tuple[ReadSite, ...]] = {}
+    for group in groups:
+        found = []
+        for member in group.by_role("consumer"):
+            for index in calls.get(member.tensor, ()):
+                step = steps[index]
+                slot, axis = _read_slot(step)
+                if tape.shapes[slot][axis] == len(member.unit_of):
+                    positions = _positions(tape, makers, slot, len(member.unit_of))
+                    found.append(ReadSite(index, slot, member.tensor, member.dim, axis, member.unit_of, positions))
+        sites[group.id] = tuple(sorted(found, key=lambda site: site.step))
+    return sites
+
+
+def weight_origins(tape: Tape, steps: Sequence[Step]) -> dict[int, str]:
+    """slot -> state name, for weights and what is only a rearranged weight."""
+    origin = dict(tape.state)
+    for step in steps:
+        if step.name in WEIGHT_MOVES and len(step.reads) == 1 and step.reads[0] in origin:
+            origin.update(dict.fromkeys(step.outputs, origin[step.reads[0]]))
+    return origin
+
+
+def _weight_slot(step: Step) -> int | None:
+    if step.name == "convolution":
+        place = 1
+    elif step.name in MATRIX:
+        place = MATRIX[step.name][1]
+    else:
+        return None
+    value = step.args[place]
+    return value.slot if isinstance(value, Ref) else None
+
+
+def _read_slot(step: Step) -> tuple[int, int]:
+    """(slot of the activation, its channel axis)."""
+    if step.name == "convolution":
+        return step.args[0].slot, 1
+    return step.args[MATRIX[step.name][0]].slot, -1
+
+
+def _positions(tape: Tape, makers: Mapping[int, Step], slot: int, channels: int) -> int:
+    """Positions per channel of the map that ``slot`` was pooled and flattened from."""
+    while slot in makers and makers[slot].name in POOLS | MOVES:
+        step = makers[slot]
+        before, after = tape.shapes[step.reads[0]], tape.shapes[slot]
+        if step.name == "mean" and before[:2] != after[:2]:
+            break  # a mean over channels or images is no pooling
+        if step.name in MOVES and len(before) > len(after) and after[-1] == channels != before[1]:
+            if channels % before[1]:
+                break
+            channels = before[1]  # flattened: several features come from one channel
+        slot = step.reads[0]
+    total = 1
+    for size in tape.shapes[slot][1:]:
+        total *= size
+    return max(1, total // channels)
+
+
+def hidden_weights(group: Group, kept: Sequence[int], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The consumers' weights with zeros where they would read a unit that is not ``kept``, by state name.
+
+    This hides the other units from every reader, which equals removing them; what makes them is left as it is.
+    """
+    stays = torch.zeros(group.units + 1, dtype=torch.bool)
+    stays[list(kept)] = True
+    stays[-1] = True  # index -1: a channel of another group
+    edits: dict[str, Tensor] = {}
+    for member in group.by_role("consumer"):
+        weight = edits.get(member.tensor, state[member.tensor])
+        shape = [1] * weight.dim()
+        shape[member.dim] = -1
+        edits[member.tensor] = weight * stays[member.unit_of].reshape(shape).to(weight)
+    return edits
