@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from core.records import Plan, Trace
@@ -66,7 +65,8 @@ class Widths:
     def _place(self, labels: Tensor) -> Place:
         key = labels.numpy().tobytes()
         if key not in self._places:
-            home, local = self._home[labels.numpy()], self._local[labels.numpy()]
+            known = labels.numpy() * (labels.numpy() < len(self._home))  # labels handed out later belong to no group
+            home, local = self._home[known], self._local[known]
             counts = tuple(
                 (self._names[number], np.bincount(local[home == number], minlength=self._units[self._names[number]]))
                 for number in np.unique(home[home >= 0]).tolist()
@@ -85,13 +85,3 @@ def kept_masks(trace: Trace, plan: Plan | None) -> dict[str, np.ndarray]:
             mask[list(kept)] = True
             masks[group_id] = mask
     return masks
-
-
-def narrowed(shape: Sequence[int], axes: Mapping[int, int]) -> tuple[int, ...]:
-    """``shape`` with the sizes of ``axes`` in place of its own."""
-    return tuple(axes.get(axis, size) for axis, size in enumerate(shape))
-
-
-def filled(shape: Sequence[int], like: torch.device) -> Tensor:
-    """Values that neither vanish nor grow: 0.1 to 1.1. Times of tiny numbers would mislead."""
-    return torch.rand(tuple(shape), device=like) + 0.1
