@@ -2,6 +2,6 @@
 
 from core.load.data import list_data, load_data
 from core.load.models import list_models, load_model
-from core.load.weights import read_state_dict
+from core.load.weights import read_state_dict, sanitise_weights
 
-__all__ = ["list_data", "list_models", "load_data", "load_model", "read_state_dict"]
+__all__ = ["list_data", "list_models", "load_data", "load_model", "read_state_dict", "sanitise_weights"]

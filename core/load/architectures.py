@@ -12,7 +12,9 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.error import HTTPError
 
+import torch
 from torch import Tensor, nn
 
 from core.errors import LoadError
@@ -181,8 +183,6 @@ def _adapt_torchvision(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _download(url: str) -> dict[str, Tensor]:
     """The state dict behind ``url``, through the usual hub cache. Raises LoadError when it cannot be fetched."""
-    import torch
-
     file = url.rsplit("/", 1)[-1]
     path = Path(torch.hub.get_dir()) / "checkpoints" / file
     digest = re.search(r"-([a-f0-9]{8,})\.", file)
@@ -191,6 +191,8 @@ def _download(url: str) -> dict[str, Tensor]:
             path.parent.mkdir(parents=True, exist_ok=True)
             torch.hub.download_url_to_file(url, str(path), digest[1] if digest else None, progress=False)
     except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: the digest does not match
+        if isinstance(error, HTTPError):
+            error.close()  # it holds the answer's socket open
         raise LoadError(
             f"Could not fetch {url} ({error}). Connect to the network, or download {file} elsewhere and give its path "
             "as weights."
