@@ -8,6 +8,7 @@ from functools import cached_property, lru_cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlencode
 
 from core.config import home_folder
 from core.errors import LoadError
@@ -39,12 +40,28 @@ class Subject:
     @property
     def real_images(self) -> bool:
         """False for random images: their accuracy says nothing, and pages say so."""
-        return self.data_source != "random"
+        return split_address(self.data_source)[0] != "random"
 
 
 def digest(*parts: Any) -> str:
     """16 hex digits of any JSON values."""
     return sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def data_address(source: str, *, root: str = "", size: int | None = None) -> str:
+    """A data source with what it needs besides its name, in one string: "CIFAR10?root=/data", "/pictures?size=64"."""
+    details = urlencode({name: value for name, value in (("root", root), ("size", size)) if value}, safe="/")
+    return f"{source}?{details}" if details else source
+
+
+def split_address(address: str) -> tuple[str, str, int | None]:
+    """Source, root and size from what ``data_address`` made; a name without them gives "" and None."""
+    source, mark, tail = address.rpartition("?")
+    details = parse_qs(tail) if mark else {}
+    if not details or not set(details) <= {"root", "size"} or not details.get("size", ["1"])[0].isdigit():
+        return address, "", None
+    size = details.get("size")
+    return source, details.get("root", [""])[0], int(size[0]) if size else None
 
 
 def _stamp(source: str) -> float:
@@ -56,30 +73,34 @@ def _stamp(source: str) -> float:
 def open_subject(model_source: str, weights: str = "", data_source: str = "") -> Subject:
     """Load the network, its images and its trace; the last few are kept and must not be changed.
 
-    weights: as in ``load_model`` ("" = None). data_source: as in ``load_data``; "" takes what suits the model.
+    weights: as in ``load_model`` ("" = None). data_source: as in ``load_data``, or a ``data_address``; "" takes what
+    suits the model.
     Raises LoadError or TraceError with a sentence for the user; nothing opened before is affected.
     """
-    return _open(model_source, weights, data_source, (_stamp(weights), _stamp(data_source)))
+    return _open(model_source, weights, data_source, (_stamp(weights), _stamp(split_address(data_source)[0])))
 
 
 @lru_cache(maxsize=4)
 def _open(model_source: str, weights: str, data_source: str, stamps: tuple[float, float]) -> Subject:
     loaded = load_model(model_source, weights=weights or None)
-    source = data_source or loaded.data or "random"
-    channels, height = loaded.example.shape[1], loaded.example.shape[-1]
+    address = data_source or loaded.data or "random"
+    source, root, size = split_address(address)
+    channels, height, width = loaded.example.shape[1:]
     if source == "random":
-        data = load_data(source, shape=tuple(loaded.example.shape[1:]), limit=RANDOM_IMAGES)
+        data = load_data(source, shape=(channels, height, width), size=size, limit=RANDOM_IMAGES)
     elif Path(source).expanduser().is_dir():
-        data = load_data(source, size=height, limit=FOLDER_IMAGES)
+        data = load_data(Path(source).expanduser(), size=size or height, limit=FOLDER_IMAGES)
+    elif root:
+        data = load_data(source, size=size, root=Path(root).expanduser(), limit=FOLDER_IMAGES)
     else:
-        data = load_data(source)
+        data = load_data(source, size=size)
     if data.images.shape[1] != channels:
         raise LoadError(
             f"{loaded.name} reads images with {channels} channel(s); {data.name} has {data.images.shape[1]}. "
             "Choose other images, or another model."
         )
     trace = trace_channels(loaded.module, data.images[:1])
-    return Subject(model_source, weights, source, loaded, data, trace)
+    return Subject(model_source, weights, address, loaded, data, trace)
 
 
 def uploads_folder(owner: str) -> Path:
