@@ -22,9 +22,7 @@ def find_chromium() -> str | None:
 
 def pytest_sessionstart(session: pytest.Session) -> None:
     if IN_CI and find_chromium() is None:
-        raise pytest.UsageError(
-            "CI=true and no Chromium: the browser tests would be skipped. Run .ci/run, or install it."
-        )
+        raise pytest.UsageError("CI=true and no Chromium: browser tests would be skipped. Run .ci/run or install it.")
 
 
 @pytest.hookimpl(wrapper=True)

@@ -97,6 +97,19 @@ def randomise(module: nn.Module, seed: int = 0) -> None:
                 uniform(tensor, -0.3, 0.3)
 
 
+def settle(module: nn.Module, batch: Tensor) -> None:
+    """Set batch norms' statistics to those of ``batch``, so that deep random networks keep telling images apart."""
+    norms = [layer for layer in module.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
+    for layer in norms:
+        layer.train()
+        layer.momentum = 1.0
+    with torch.no_grad():
+        module(batch)
+    for layer in norms:
+        layer.eval()
+        layer.momentum = 0.1
+
+
 def images(shape: tuple[int, ...], count: int, seed: int = 0) -> Tensor:
     """``count`` random images of ``shape`` (whose first entry, the batch, is replaced)."""
     return torch.randn(count, *shape[1:], generator=torch.Generator().manual_seed(seed))

@@ -1,4 +1,4 @@
-"""The first law: a pruned network computes what the masked one does. Then: what it may not touch, what it can still do."""
+"""The first law: a pruned network computes what the masked one does; what it may not touch; what it can still do."""
 
 from __future__ import annotations
 

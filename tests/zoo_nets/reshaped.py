@@ -35,7 +35,8 @@ class ChannelShuffle(nn.Module):
         return self.fc(pooled(shuffled(x, 2)))
 
 
-# conv1 8.27.64 = 13824, conv2 3.4.64 = 768, fc 9. conv1 224, conv2 15, fc 12. Channel i of one half gates i of the other.
+# conv1 8.27.64 = 13824, conv2 3.4.64 = 768, fc 9. conv1 224, conv2 15, fc 12.
+# Channel i of one half gates i of the other.
 @zoo(3, 8, 8, groups={"conv1": 4, "conv2": 3}, locked={"fc": "output"}, macs=14601, params=251)
 class GatedHalves(nn.Module):
     """A gated linear unit, built from chunk."""
@@ -114,7 +115,8 @@ class TokenBlock(nn.Module):
 # fc1 4.8.12 = 384, fc2 384, head 24. patch 392, attention 192 + 24 + 64 + 8, fc1 108, fc2 104, head 27.
 @zoo(
     3, 8, 8, groups={"fc1": 12}, macs=3608, params=919,
-    locked={"patch": "MultiheadAttention", "attention": "attention", "head": "output"}, members={"patch": ("patch", "attention.out_proj", "fc2")},
+    locked={"patch": "MultiheadAttention", "attention": "attention", "head": "output"},
+    members={"patch": ("patch", "attention.out_proj", "fc2")},
 )  # fmt: skip
 class Attention(nn.Module):
     """Heads are fixed in the code; the hidden layer behind them is free."""

@@ -1,0 +1,193 @@
+"""The layout's promises, read from the source with ast: who may import whom, who may touch what, how long things get."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+TOP_LEVEL = {
+    "pyproject.toml", "README.md", "CHANGELOG.md", "LICENSE", "Makefile", "app.py", "pages", "core", "assets", "tests",
+    ".gitignore", ".streamlit", ".ci", "docs",
+}  # fmt: skip
+STAGES = ["load", "trace", "measure", "plan", "apply", "evaluate", "export"]
+# What every stage may use; solvers know no stage at all.
+SHARED = {"records", "errors", "registry", "config", "solvers"}
+# What stands above the stages: the story told from them, and the work around it.
+ABOVE = {
+    "pipeline", "recipes", "subject", "desk", "tasks", "shelf", "jobs", "job_queue", "worker", "store", "workspace"
+}  # fmt: skip
+# Pages speak to core through its public names, and to the work around it.
+OPEN_TO_PAGES = {"core", "core.jobs", "core.store", "core.workspace"}
+CORE = sorted((ROOT / "core").rglob("*.py"))
+PAGES = [ROOT / "app.py", *sorted((ROOT / "pages").rglob("*.py"))]
+PAGES = [path for path in PAGES if path.exists()]
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
+PICKLERS = {"pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
+MAX_LINES, MAX_FUNCTION = 400, 60
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def each(paths: list[Path]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("path", paths, ids=name_of)
+
+
+def parse(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), name_of(path))
+
+
+def imports(path: Path) -> Iterator[tuple[int, str]]:
+    """(line, dotted module) of every import, also those inside functions."""
+    for node in ast.walk(parse(path)):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield node.lineno, alias.name
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name_of(path)}:{node.lineno}: relative import"
+            for alias in node.names:  # "from core import workspace" imports core.workspace
+                inside = ROOT / (node.module or "").replace(".", "/") / alias.name
+                found = inside.is_dir() or inside.with_suffix(".py").is_file()
+                yield node.lineno, f"{node.module}.{alias.name}" if found else node.module or ""
+
+
+def only_for_types(path: Path) -> set[int]:
+    """Lines under ``if TYPE_CHECKING``: names for annotations, which import nothing when the program runs."""
+    return {
+        inner.lineno
+        for node in ast.walk(parse(path))
+        if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")
+        for inner in ast.walk(node)
+        if isinstance(inner, ast.Import | ast.ImportFrom)
+    }
+
+
+def part_of_core(path: Path) -> str:
+    """ "trace" for core/trace/graph.py, "records" for core/records.py, "" for core/__init__.py."""
+    first = path.relative_to(ROOT / "core").parts[0]
+    return "" if first == "__init__.py" else first.removesuffix(".py")
+
+
+def test_top_level_is_fixed() -> None:
+    ignored = {line.strip().strip("/") for line in (ROOT / ".gitignore").read_text().splitlines()}
+    found = {path.name for path in ROOT.iterdir()} - {".git"}
+    left_over = {name for name in found - TOP_LEVEL if not any(Path(name).match(rule) for rule in ignored if rule)}
+    assert not left_over, f"not part of the layout: {sorted(left_over)}"
+    assert not (ROOT / "pages" / "__init__.py").exists(), "pages/ must not be a package"
+
+
+@each([*CORE, *PAGES, *TESTS])
+def test_no_relative_imports_and_no_utils(path: Path) -> None:
+    assert all(module for _, module in imports(path))
+    assert path.stem not in {"utils", "util", "helpers", "misc", "common"}, f"{name_of(path)}: name what it is about"
+
+
+@each(CORE)
+def test_core_knows_no_interface(path: Path) -> None:
+    banned = {"streamlit", "plotly", "altair", "matplotlib", "pages", "app", "tests"}
+    found = [f"line {line}: {module}" for line, module in imports(path) if module.split(".")[0] in banned]
+    assert not found, f"{name_of(path)} imports {found}"
+
+
+@each(CORE)
+def test_stages_import_only_what_stands_to_their_left(path: Path) -> None:
+    here = part_of_core(path)
+    if here in ABOVE or here == "":
+        return
+    allowed = SHARED if here in STAGES else SHARED - {"solvers"} | {here}
+    if here in STAGES:
+        allowed = SHARED | set(STAGES[: STAGES.index(here) + 1])
+    assert here in STAGES or here in SHARED, f"core/{here} is neither a stage nor shared: say so in this test"
+    annotations = only_for_types(path)
+    for line, module in imports(path):
+        first, _, rest = module.partition(".")
+        if first == "core" and line not in annotations:
+            part = rest.partition(".")[0]
+            assert part in allowed, f"{name_of(path)}:{line}: {here} imports {module}"
+
+
+@each([path for path in CORE if part_of_core(path) == "solvers"])
+def test_solvers_see_no_model(path: Path) -> None:
+    assert "nn.Module" not in path.read_text(encoding="utf-8")
+
+
+@each(PAGES)
+def test_pages_use_only_public_names(path: Path) -> None:
+    for line, module in imports(path):
+        first = module.split(".")[0]
+        assert first not in {"torch", "torchvision", "numpy", "scipy", "sklearn"}, f"{name_of(path)}:{line}: {module}"
+        if first == "core":
+            assert module in OPEN_TO_PAGES, f"{name_of(path)}:{line}: {module} is not public"
+
+
+def calls(path: Path) -> Iterator[tuple[int, str]]:
+    """(line, last name) of every call: ``a.b.c(x)`` gives "c"."""
+    for node in ast.walk(parse(path)):
+        if isinstance(node, ast.Call):
+            if isinstance(node.func, ast.Attribute):
+                yield node.lineno, node.func.attr
+            elif isinstance(node.func, ast.Name):
+                yield node.lineno, node.func.id
+
+
+@each(CORE)
+def test_hooks_only_in_probes(path: Path) -> None:
+    if name_of(path) == "core/trace/probes.py":
+        return
+    found = [(line, name) for line, name in calls(path) if re.fullmatch(r"register_\w*hook\w*", name)]
+    assert not found, f"{name_of(path)} registers hooks: {found}"
+
+
+@each(CORE)
+def test_only_surgery_slices_weights(path: Path) -> None:
+    """index_select on weights is surgery's. Replacing a parameter in a module is too: everybody else returns values."""
+    if name_of(path) == "core/apply/surgery.py":
+        return
+    found = [(line, name) for line, name in calls(path) if name == "index_select"]
+    assert not found, f"{name_of(path)} slices: {found}"
+
+
+@each(PAGES)
+def test_session_state_only_in_session(path: Path) -> None:
+    if name_of(path) == "pages/components/session.py":
+        return
+    nodes = (node for node in ast.walk(parse(path)) if isinstance(node, ast.Attribute))
+    found = [node.lineno for node in nodes if node.attr == "session_state"]
+    assert not found, f"{name_of(path)} touches st.session_state on lines {found}"
+
+
+@each([*CORE, *PAGES])
+def test_nothing_grows_too_long(path: Path) -> None:
+    """Targets are 300 lines and 40; these are the walls."""
+    lines = len(path.read_text(encoding="utf-8").splitlines())
+    assert lines <= MAX_LINES, f"{name_of(path)} has {lines} lines"
+    for node in ast.walk(parse(path)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            length = (node.end_lineno or node.lineno) - node.lineno + 1
+            assert length <= MAX_FUNCTION, f"{name_of(path)}:{node.lineno}: {node.name} has {length} lines"
+
+
+@each([*CORE, *PAGES])
+def test_every_file_says_what_it_is(path: Path) -> None:
+    assert ast.get_docstring(parse(path)), f"{name_of(path)} has no docstring"
+
+
+@each([*CORE, *PAGES])
+def test_nothing_is_unpickled(path: Path) -> None:
+    """The pickle module may lend the name of its error, nothing else; torch.load reads weights only."""
+    for node in ast.walk(parse(path)):
+        if isinstance(node, ast.ImportFrom):
+            assert (node.module or "").split(".")[0] not in PICKLERS, f"{name_of(path)}:{node.lineno}"
+        elif isinstance(node, ast.Import):
+            assert not PICKLERS - {"pickle"} & {alias.name for alias in node.names}, f"{name_of(path)}:{node.lineno}"
+        elif isinstance(node, ast.Attribute) and ast.unparse(node.value) == "pickle":
+            assert node.attr == "UnpicklingError", f"{name_of(path)}:{node.lineno}: pickle.{node.attr}"
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load":
+            safe = [ast.unparse(word.value) for word in node.keywords if word.arg == "weights_only"]
+            assert safe == ["True"], f"{name_of(path)}:{node.lineno}: torch.load without weights_only=True"
