@@ -13,6 +13,7 @@ from PIL import Image
 from core.errors import CoreError, LoadError
 from core.load import data as data_module
 from core.load import list_data, load_data
+from core.load.image_sources import digit_table
 from core.load.shapes import CLASSES, make_shapes
 from core.load.split import balanced_order, keep_limited, partition
 from core.load.torchvision_guard import import_torchvision
@@ -57,6 +58,14 @@ def test_parts_are_disjoint_balanced_and_seed_independent(source: str) -> None:
         assert torch.equal(data.part(name).labels, load_data(source, split=name, seed=9).labels)
         share = torch.bincount(data.part(name).labels) / torch.bincount(data.labels)
         assert (share.max() - share.min()) < 0.02
+
+
+def test_the_digits_are_those_of_scikit_learn() -> None:
+    from sklearn.datasets import load_digits
+
+    pixels, labels = digit_table()
+    bunch = load_digits()
+    assert np.array_equal(pixels, bunch.images) and np.array_equal(labels, bunch.target)
 
 
 @pytest.mark.parametrize(("source", "shape"), [("digits", (1, 32, 32)), ("shapes", (3, 48, 48))])
