@@ -61,9 +61,9 @@ class StepTimes:
 class LatencyTable:
     """Times of a network's operators on one machine. ``steps``: by operator signature.
 
-    ``knots``: (sum of operator times, measured time of the whole network) in ms, rising. ``spread``: first and
-    third quartile of the dense network, as shares of the first. ``untimed``: operators that could not be run alone; they count as nothing
-    by themselves and are carried by the knots.
+    ``knots``: (sum of operator times, measured time of the whole network) in ms, rising. ``spread``: first and third
+    quartile of the dense network, as shares of the first. ``untimed``: operators that could not be run alone; they
+    count as nothing by themselves and are carried by the knots.
     """
 
     steps: Mapping[str, StepTimes]

@@ -1,4 +1,4 @@
-"""The latency table: its widths are the real ones, its arithmetic is exact, and narrower networks are predicted faster."""
+"""The latency table: its widths are real, its arithmetic exact, and narrower networks are predicted faster."""
 
 from __future__ import annotations
 
