@@ -29,7 +29,11 @@ from core.records import ImageData  # noqa: E402 - idem
 
 @dataclass(frozen=True)
 class Course:
-    """How one network is trained. turn_degrees, shift and zoom (shares of the edge) bound the random distortions."""
+    """How one network is trained; the learning rate falls to 0 along a cosine.
+
+    turn_degrees, shift and zoom (shares of the edge) bound the random distortions; mirror and mix_colours (red, green
+    and blue change places) switch theirs on.
+    """
 
     net: str
     data: str
@@ -41,13 +45,26 @@ class Course:
     shift: float = 0.08
     zoom: float = 0.1
     mirror: bool = False
+    mix_colours: bool = False
+    optimizer: str = "sgd"
     seed: int = 0
 
 
 COURSES = (
     Course("digits-vgg", "digits", epochs=30),
     Course("digits-resnet", "digits", epochs=30),
-    Course("shapes-cnn", "shapes", epochs=40, turn_degrees=180.0, mirror=True),
+    Course(
+        "shapes-cnn",
+        "shapes",
+        epochs=40,
+        batch=32,
+        learning_rate=2e-3,
+        weight_decay=0.02,
+        turn_degrees=45.0,
+        mirror=True,
+        mix_colours=True,
+        optimizer="adamw",
+    ),
 )
 
 
@@ -76,9 +93,7 @@ def train(course: Course) -> tuple[nn.Module, dict[str, object]]:
     data = load_data(course.data)
     learned, watched = data.calibration, data.selection
     steps = course.epochs * math.ceil(len(learned) / course.batch)
-    optimizer = torch.optim.SGD(
-        module.parameters(), course.learning_rate, 0.9, weight_decay=course.weight_decay, nesterov=True
-    )
+    optimizer = make_optimizer(module, course)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     losses, selection = [], {}
     for epoch in range(1, course.epochs + 1):
@@ -107,6 +122,14 @@ def train(course: Course) -> tuple[nn.Module, dict[str, object]]:
     }
 
 
+def make_optimizer(module: nn.Module, course: Course) -> torch.optim.Optimizer:
+    if course.optimizer == "adamw":
+        return torch.optim.AdamW(module.parameters(), course.learning_rate, weight_decay=course.weight_decay)
+    return torch.optim.SGD(
+        module.parameters(), course.learning_rate, 0.9, weight_decay=course.weight_decay, nesterov=True
+    )
+
+
 def run_epoch(
     module: nn.Module,
     data: ImageData,
@@ -129,7 +152,7 @@ def run_epoch(
 
 
 def distort(images: Tensor, course: Course) -> Tensor:
-    """Each image turned, zoomed, shifted and perhaps mirrored at random. N x C x H x W in and out."""
+    """Each image turned, zoomed, shifted, perhaps mirrored and recoloured at random. N x C x H x W in and out."""
     count = len(images)
     angle = (torch.rand(count) * 2 - 1) * math.radians(course.turn_degrees)
     scale = 1 + (torch.rand(count) * 2 - 1) * course.zoom
@@ -139,6 +162,9 @@ def distort(images: Tensor, course: Course) -> Tensor:
     rows = torch.stack(
         [torch.stack([cos * flip, -sin, shift[:, 0]], 1), torch.stack([sin * flip, cos, shift[:, 1]], 1)], 1
     )
+    if course.mix_colours:
+        order = torch.rand(count, images.shape[1]).argsort(1)
+        images = images[torch.arange(count)[:, None], order]
     grid = F.affine_grid(rows, list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
 
