@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -91,21 +92,16 @@ def _read_slot(step: Step) -> tuple[int, int]:
 
 
 def _positions(tape: Tape, makers: Mapping[int, Step], slot: int, channels: int) -> int:
-    """Positions per channel of the map that ``slot`` was pooled and flattened from."""
+    """Positions per channel and image of the map that ``slot`` was pooled and flattened from."""
     while slot in makers and makers[slot].name in POOLS | MOVES:
         step = makers[slot]
         before, after = tape.shapes[step.reads[0]], tape.shapes[slot]
         if step.name == "mean" and before[:2] != after[:2]:
             break  # a mean over channels or images is no pooling
-        if step.name in MOVES and len(before) > len(after) and after[-1] == channels != before[1]:
-            if channels % before[1]:
-                break
-            channels = before[1]  # flattened: several features come from one channel
+        if len(after) == 2 < len(before) and before[0] == after[0] and after[1] == math.prod(before[1:]):
+            channels = channels * before[1] // after[1]  # flattened: several features come from one channel
         slot = step.reads[0]
-    total = 1
-    for size in tape.shapes[slot][1:]:
-        total *= size
-    return max(1, total // channels)
+    return max(1, math.prod(tape.shapes[slot]) // (tape.shapes[tape.input][0] * channels))
 
 
 def hidden_weights(group: Group, kept: Sequence[int], state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -8,6 +8,8 @@ import torch
 
 from core.errors import CoreError, MeasureError
 from core.measure.importance import norms as norms
+from core.measure.importance import pivots as pivots
+from core.measure.importance import taylor as taylor
 from core.measure.importance.criteria import CRITERIA, Criterion, Progress, Request, Stop
 from core.measure.walk import require_images
 from core.records import ImageData, Scores, Trace
@@ -36,6 +38,7 @@ def score_channels(
 
     data: images N x C x H x W with labels; None where the criterion looks at weights only (``needs_images`` of its
     row). seed fixes every random choice. ``on_progress(fraction, message)``. options: those of the criterion's row.
+    Where reading counts, a group that no layer reads (it feeds the output) scores 0.
     The network and the global random state are left as they were. Raises CoreError for an unknown criterion,
     MeasureError for missing images, an unknown option, or scores that are not finite, Cancelled when asked to stop.
     """

@@ -1,0 +1,129 @@
+"""Taylor importance: how much the loss would change, to first order, if a feature map were hidden."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from core.errors import MeasureError
+from core.measure.cost.counts import count_cost
+from core.measure.importance.criteria import CRITERIA, Criterion, Request, add_by_unit
+from core.measure.walk import Replays, batches, example_losses, replay_for, require_images
+from core.records import Group, ImageData, Trace
+from core.registry import Row
+from core.trace.replay import Replay
+from core.trace.sites import ReadSite, read_sites
+
+
+def taylor(request: Request) -> dict[str, Tensor]:
+    """Theta of Molchanov et al. 2017, equation 8: mean over images of |mean over positions of dC/dz z|.
+
+    z is the map after the nonlinearity, taken where it is read: each reader's share of the gradient is had apart and
+    they are added, because removal hides the channel from all of them at once. C is one image's own cross-entropy.
+    """
+    data = require_images(request.data, "Taylor importance")
+    normalise, weight = _checked(request.options)
+    trace, replays = request.trace, Replays(request.trace)
+    totals = {group.id: torch.zeros(group.units, dtype=torch.float64) for group in trace.groups}
+    order = torch.arange(len(data))
+    for number, (images, labels) in enumerate(batches(data, order, request.batch_size, trace.module), start=1):
+        request.check()
+        replay = replay_for(replays, images, "Taylor importance")
+        for name, shares in read_contributions(replay, trace, images, labels, data).items():
+            totals[name] += shares.abs().sum(0)
+        done = min(number * request.batch_size, len(data))
+        request.report(done / len(data), f"Taylor: {done} of {len(data)} images")
+    scores = {name: total / len(data) for name, total in totals.items()}
+    if normalise == "l2":
+        scores = {name: values / (values.norm() or 1.0) for name, values in scores.items()}
+    if weight:
+        macs = macs_per_map(trace)
+        scores = {name: values - weight * macs[name] for name, values in scores.items()}
+    return scores
+
+
+def read_contributions(
+    replay: Replay, trace: Trace, images: Tensor, labels: Tensor, data: ImageData
+) -> dict[str, Tensor]:
+    """Group id -> float64 (images, units): the sum over readers of the mean over positions of dC/dz z, with its sign.
+
+    Pooling and flattening behind the nonlinearity leave the sum of gradient times activation as it is (they are
+    homogeneous of degree one), so it is taken where the reader reads; the mean is over the positions of the map itself.
+    """
+    sites = read_sites(replay.tape, replay.steps, trace.groups)
+    read_at = {site.step: site.slot for found in sites.values() for site in found}
+    aliases: dict[int, Tensor] = {}
+    env: dict[int, Any] = {replay.tape.input: images}
+    with torch.enable_grad():
+        for index in range(len(replay.steps)):
+            slot = read_at.get(index)
+            original = None if slot is None else env.get(slot)
+            if slot is not None and original is not None:
+                alias = original.view_as(original)
+                aliases[index] = env[slot] = alias if alias.requires_grad else alias.requires_grad_(True)
+            replay.run_step(index, env, {})
+            if slot is not None and slot in env:
+                env[slot] = original
+        losses = example_losses(replay.logits(env), labels, data)
+        gradients = _gradients(losses.sum(), aliases)
+    products = {index: (gradients[index] * alias.detach()).double() for index, alias in aliases.items()}
+    result = {}
+    for group in trace.groups:
+        total = torch.zeros(len(images), group.units, dtype=torch.float64)
+        for site in sites[group.id]:
+            if site.step in products:
+                total += _per_unit(products[site.step], site, group, len(images)) / site.positions
+        result[group.id] = total
+    return result
+
+
+def _gradients(loss: Tensor, aliases: Mapping[int, Tensor]) -> dict[int, Tensor]:
+    if not loss.requires_grad:
+        return {index: torch.zeros_like(alias) for index, alias in aliases.items()}
+    found = torch.autograd.grad(loss, list(aliases.values()), allow_unused=True, materialize_grads=True)
+    return dict(zip(aliases, found, strict=True))
+
+
+def _per_unit(product: Tensor, site: ReadSite, group: Group, images: int) -> Tensor:
+    """Sum over positions and over the channels of each unit: (images, units)."""
+    channels = product.movedim(site.axis, -1)
+    if channels.shape[0] % images:
+        raise MeasureError(f"{site.weight} reads a tensor without a row of its own for every image: no Taylor scores.")
+    return add_by_unit(group.units, site.unit_of, channels.reshape(images, -1, channels.shape[-1]).sum(1))
+
+
+def macs_per_map(trace: Trace) -> dict[str, float]:
+    """Group id -> millions of multiply-adds per image that its producers spend on one unit."""
+    per_layer = count_cost(trace).per_layer
+    result = {}
+    for group in trace.groups:
+        total = 0.0
+        for member in group.by_role("producer"):
+            if member.layer in per_layer and not member.tensor.endswith("bias"):
+                total += per_layer[member.layer].macs * float((member.unit_of >= 0).double().mean())
+        result[group.id] = total / group.units / 1e6
+    return result
+
+
+def _checked(options: Mapping[str, Any]) -> tuple[str, float]:
+    normalise, weight = options["normalise"], options["macs_lambda"]
+    if normalise not in ("none", "l2"):
+        raise MeasureError(f"normalise: expected 'none' or 'l2', found {normalise!r}.")
+    if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < float("inf"):
+        raise MeasureError(f"macs_lambda: expected a number from 0 up (per million MACs), found {weight!r}.")
+    return normalise, float(weight)
+
+
+CRITERIA.add(
+    Row(
+        "taylor",
+        Criterion(taylor, needs_images=True, options={"normalise": "none", "macs_lambda": 0.0}),
+        "Taylor (first order)",
+        "Estimates from one backward pass how much each image's loss would change if the channel were hidden.",
+        r"\Theta_i = \frac{1}{N}\sum_{n}\Bigl|\frac{1}{M}\sum_{m}\frac{\partial C_n}{\partial z_{i,m}}\,z_{i,m}\Bigr|",
+        "Molchanov, Tyree, Karras, Aila, Kautz 2017, Pruning CNNs for Resource Efficient Inference, arXiv 1611.06440",
+    )
+)
