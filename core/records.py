@@ -61,7 +61,8 @@ class ImageData:
     """Images with labels, and three disjoint parts of them.
 
     images: float32, N x C x H x W, normalised: (value in 0..1 - mean) / std per channel. labels: int64, N.
-    ``parts`` maps "calibration", "selection" and "report" to index tensors into ``images``.
+    ``parts`` maps "calibration", "selection" and "report" to index tensors into ``images``. ``identity``: for images
+    that are made by rule, what fixes them all; it stands for their values, whose last bits differ between processors.
     """
 
     images: Tensor
@@ -71,6 +72,7 @@ class ImageData:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     parts: Mapping[str, Tensor] = field(default_factory=dict)
+    identity: str = ""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -100,12 +102,15 @@ class ImageData:
 
     def take(self, indices: Tensor, name: str | None = None) -> ImageData:
         """The images at ``indices`` (int64), in that order, without parts."""
-        return ImageData(
-            self.images[indices], self.labels[indices], self.classes, name or self.name, self.mean, self.std
-        )
+        identity = self.identity and f"{self.identity} {fingerprint_state({'taken': indices})}"
+        images, labels = self.images[indices], self.labels[indices]
+        return ImageData(images, labels, self.classes, name or self.name, self.mean, self.std, identity=identity)
 
     @cached_property
     def fingerprint(self) -> str:
+        """16 hex digits that change with the images, their order or their labels."""
+        if self.identity:
+            return hashlib.sha256(self.identity.encode()).hexdigest()[:16]
         return fingerprint_state({"images": self.images, "labels": self.labels})
 
 

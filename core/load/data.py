@@ -78,7 +78,9 @@ def load_data(
             part: torch.from_numpy(np.searchsorted(chosen, kept)) for part, kept in zip(PARTS, parts, strict=True)
         }
     labels = torch.from_numpy(found.labels[chosen])
-    return ImageData(images, labels, found.classes, name, mean, std, places)
+    scaling = [f"{value:.4f}" for value in (*mean, *std)]
+    identity = found.identity and " ".join(map(str, (found.identity, split, limit, seed, size, *scaling)))
+    return ImageData(images, labels, found.classes, name, mean, std, places, identity)
 
 
 def list_data() -> list[Choice]:

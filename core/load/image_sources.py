@@ -6,6 +6,7 @@ A source knows its labels at once and decodes images only when told which, so a 
 from __future__ import annotations
 
 import gzip
+import hashlib
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from core.errors import LoadError
 from core.load.shapes import CLASSES as SHAPES
-from core.load.shapes import make_shapes
+from core.load.shapes import IDENTITY, make_shapes
 from core.load.split import Indices, partition
 from core.load.torchvision_guard import import_torchvision
 
@@ -33,7 +34,7 @@ class ImageSource:
     """decode: sorted indices -> float32 images in 0..1, n x C x H x W. shape: (C, H, W) of what it gives.
 
     held_out: True for images of the data's own test set; None when they have none. size: set when decode has already
-    brought images to the size asked for.
+    brought images to the size asked for. identity: see ImageData; empty where images come from files.
     """
 
     name: str
@@ -45,6 +46,7 @@ class ImageSource:
     std: tuple[float, ...] = IMAGENET_STD
     held_out: NDArray[np.bool_] | None = None
     size: int | None = None
+    identity: str = ""
 
 
 @cache
@@ -55,7 +57,8 @@ def digits() -> ImageSource:
     images = F.interpolate(small, size=(32, 32), mode="bilinear", align_corners=False)
     mean, std = _calibration_statistics(images, labels)
     classes = tuple(str(digit) for digit in range(10))
-    return ImageSource("digits", labels, classes, (1, 32, 32), lambda kept: images[kept], mean, std)
+    identity = f"digits 32 bilinear {hashlib.sha256(pixels.astype(np.uint8).tobytes()).hexdigest()}"
+    return ImageSource("digits", labels, classes, (1, 32, 32), lambda kept: images[kept], mean, std, identity=identity)
 
 
 def digit_table() -> tuple[NDArray[np.float64], Indices]:
@@ -80,7 +83,9 @@ def drawn_shapes() -> ImageSource:
     kept = partition(labels)["calibration"]
     mean, std = _calibration_statistics(bytes_to_images(images[kept]), None)
     shape = (3, *images.shape[1:3])
-    return ImageSource("shapes", labels, SHAPES, shape, lambda kept: bytes_to_images(images[kept]), mean, std)
+    return ImageSource(
+        "shapes", labels, SHAPES, shape, lambda kept: bytes_to_images(images[kept]), mean, std, identity=IDENTITY
+    )
 
 
 def random_images(shape: tuple[int, int, int], count: int | None, seed: int) -> ImageSource:
