@@ -16,7 +16,7 @@ help:
 	@echo "make test    run the whole test suite (ARGS=... goes to pytest)"
 	@echo "make check   format, lint, types, tests"
 	@echo "make bench   run every benchmark in tests/bench"
-	@echo "make demos   train the demo networks again"
+	@echo "make demos   train the demo networks again and scan them"
 	@echo "make clean   remove $(VENV) and caches"
 	@echo "PYTHON=python3.12 chooses the interpreter (3.11 or newer)"
 
@@ -42,6 +42,7 @@ bench: $(VENV)/.bench
 
 demos: $(VENV)/.run
 	@$(BIN)/python assets/demos/make_demos.py $(ARGS)
+	@$(BIN)/python assets/demos/make_scans.py
 
 clean:
 	@rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
