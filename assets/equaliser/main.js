@@ -69,9 +69,16 @@ function settle(root) {
   setTimeout(() => root.classList.remove("settling"), 260);
 }
 
+// The master repaints only bars on screen while it moves; the end of the gesture repaints all.
+function idsInSight({ scroller, columns }, { rows }) {
+  const width = columns.scrollWidth / rows.length;
+  const first = Math.floor(scroller.scrollLeft / width);
+  return rows.slice(first, first + Math.ceil(scroller.clientWidth / width) + 1).map((row) => row.id);
+}
+
 function paintMoved(desk) {
   desk.painting = 0;
-  const ids = desk.moved.has(null) ? desk.model.rows.map((row) => row.id) : [...desk.moved];
+  const ids = desk.moved.has(null) ? idsInSight(desk.view, desk.model) : [...desk.moved];
   desk.moved.clear();
   for (const id of ids) paintRow(desk.view, desk.model, id);
   paintMaster(desk.view, desk.model);

@@ -33,6 +33,7 @@ function buildColumn(row, parent) {
   const column = make("div", "column", parent);
   column.dataset.id = row.id;
   const fader = buildFader(column, row.name);
+  if ((row.members || []).length > 1) fader.setAttribute("aria-description", `pruned together: ${row.members.join(", ")}`);
   const count = make("div", "count", column);
   const kept = make("b", "", count);
   const of = make("span", "", count);

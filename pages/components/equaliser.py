@@ -14,6 +14,8 @@ from typing import Any, TypedDict
 
 import streamlit as st
 
+from pages.components import session
+
 ASSETS = Path(__file__).parents[2] / "assets" / "equaliser"
 # Joined in this order into one module: a v2 component takes one text, and nothing is built.
 SCRIPTS = ("model.js", "sync.js", "tip.js", "view.js", "input.js", "main.js")
@@ -88,6 +90,21 @@ def merge_edit(edit: Edit, values: Mapping[str, int], rev: int) -> dict[str, int
     return merged
 
 
+def _heard(key: str, event: str) -> Any:
+    return (session.widget_value(key) or {}).get(event)
+
+
+def _forward(key: str, event: str, to: Callable[[Any], None] | None, part: str | None = None) -> Callable[[], None]:
+    """Streamlit's callback without arguments for a callback that takes the message, or one ``part`` of it."""
+
+    def call() -> None:
+        message = _heard(key, event)
+        if to and message:
+            to(message[part] if part else message)
+
+    return call
+
+
 def equaliser(
     rows: Sequence[EqualiserRow],
     *,
@@ -120,22 +137,7 @@ def equaliser(
     ``on_command("undo" | "redo")`` for Ctrl+Z and Ctrl+Shift+Z.
     """
 
-    def heard(event: str) -> Any:
-        return (st.session_state.get(key) or {}).get(event)
-
-    def edited() -> None:
-        if on_edit and (edit := heard("edit")):
-            on_edit(edit)
-
-    def picked() -> None:
-        if on_pick and (pick := heard("pick")):
-            on_pick(pick["id"])
-
-    def commanded() -> None:
-        if on_command and (command := heard("command")):
-            on_command(command["name"])
-
-    sent = {name: (heard(name) or {}).get("seq", 0) for name in ("edit", "command")}
+    sent = {name: (_heard(key, name) or {}).get("seq", 0) for name in ("edit", "command")}
     handled = max(sent["command"], sent["edit"] if ack is None else ack)
     data = {
         "rows": list(rows),
@@ -149,5 +151,11 @@ def equaliser(
         "live": live,
         "height": height,
     }
-    result = _mount(key=key, data=data, on_edit_change=edited, on_pick_change=picked, on_command_change=commanded)
+    result = _mount(
+        key=key,
+        data=data,
+        on_edit_change=_forward(key, "edit", on_edit),
+        on_pick_change=_forward(key, "pick", on_pick, "id"),
+        on_command_change=_forward(key, "command", on_command, "name"),
+    )
     return result.get("edit")

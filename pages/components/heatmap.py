@@ -9,6 +9,8 @@ from typing import TypedDict
 
 import streamlit as st
 
+from pages.components import session
+
 ASSETS = Path(__file__).parents[2] / "assets" / "heatmap"
 
 
@@ -58,7 +60,7 @@ def heatmap(
     """
 
     def picked() -> None:
-        pick = (st.session_state.get(key) or {}).get("pick")
+        pick = (session.widget_value(key) or {}).get("pick")
         if on_pick and pick:
             on_pick(pick)
 

@@ -1,7 +1,7 @@
 """A page with made-up rows, to drive the components by hand and by Playwright. Not part of the product.
 
 ``?n=60`` sets the number of groups, ``?part=heatmap`` shows the other component, ``?scanned=0`` leaves curves out,
-``?live=1`` sends previews while dragging, ``?snap=8`` snaps.
+``?live=1`` sends previews while dragging, ``?snap=8`` snaps, ``?slow=0.4`` makes every run take that many seconds.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import random
 import sys
+import time
 from pathlib import Path
 
 import streamlit as st
@@ -64,6 +65,7 @@ def preset(share: float) -> None:
 
 @st.fragment
 def desk() -> None:
+    time.sleep(float(query.get("slow", 0)))
     left, right, _ = st.columns([1, 1, 6])
     left.button("Half", on_click=preset, args=(0.5,))
     right.button("All", on_click=preset, args=(1.0,))
@@ -108,4 +110,5 @@ def map_part() -> None:
     st.code(json.dumps({"picked": state.get("cell"), "returned": picked}), language=None)
 
 
-map_part() if query.get("part") == "heatmap" else desk()
+part = map_part if query.get("part") == "heatmap" else desk
+part()
