@@ -17,18 +17,20 @@ _HOME = {
     "core.errors": "Cancelled CoreError",
     "core.evaluate": "compare_models evaluate_model",
     "core.export": "export_model load_exported verify_export",
-    "core.inventory": "class_counts layer_rows part_sizes sample_pictures summarise_trace",
+    "core.inventory": "LayerRow class_counts layer_rows part_sizes sample_pictures summarise_trace",
     "core.load": "list_data list_models load_data load_model sanitise_weights",
     "core.measure.cost": "LatencyTable build_latency_table count_cost measure_latency predict_latency",
     "core.measure.importance": "list_criteria score_channels",
     "core.measure.sensitivity": "Sensitivity scan_sensitivity",
     "core.plan": "plan_budget plan_counts plan_fractions plan_uniform",
     "core.records": "Accuracy Cost Group ImageData Latency LoadedModel Plan Scores Trace",
-    "core.shelf": "find_result",
+    "core.shelf": "find_result is_shipped",
     "core.subject": "Subject data_address exports_folder open_subject split_address uploads_folder",
     "core.tasks": "job_key",
     "core.trace": "trace_channels",
     "core.uploads": "keep_images keep_weights",
+    "core.views": "ChannelRow Drop DropRow RankedUnit channel_rows curves_csv drop_rows member_rows ranked_units "
+    "scan_scope score_quantiles scores_csv",
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names.split()}
 __all__ = sorted(_MODULE_OF)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,46 +11,63 @@ from pathlib import Path
 import streamlit as st
 
 from core import CoreError, Subject
+from core import workspace as records
 from core.jobs import open_jobs
 from core.workspace import Workspace
-from pages.components import session, work
+from pages.components import session, tables, work
+from pages.components.standing import Standing, numbers, standing
 
 ROOT = Path(__file__).resolve().parents[2]
+ASSETS = ROOT / "assets"
+OVERVIEW = "Overview"
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One page: its file, its name in the menu, and what one does there."""
+    """One page: its file, its name in the menu, and what one does there. ``strip``: the frame shows the headline strip
+    on it; pages with headline numbers of their own do without."""
 
     file: str
     title: str
     summary: str
     icon: str
+    strip: bool = False
+
+    @property
+    def url(self) -> str:
+        """What Streamlit itself makes of the file's name: a first visit to a fresh server knows the page only by it."""
+        return Path(self.file).stem.partition("_")[2]
 
 
 STAGES = (
     Stage("pages/1_Model.py", "Model", "Choose a network and images.", ":material/deployed_code:"),
-    Stage("pages/2_Channels.py", "Channels", "See what every channel is worth.", ":material/grid_on:"),
+    Stage("pages/2_Channels.py", "Channels", "See what every channel is worth.", ":material/grid_on:", strip=True),
     Stage(
-        "pages/3_Sensitivity.py", "Sensitivity", "See what each group of channels can lose.", ":material/show_chart:"
+        "pages/3_Sensitivity.py",
+        "Sensitivity",
+        "See what each group of channels can lose.",
+        ":material/show_chart:",
+        strip=True,
     ),
     Stage("pages/4_Tune.py", "Tune", "Drag the widths; watch accuracy and latency.", ":material/tune:"),
     Stage("pages/7_Export.py", "Export", "Take away a smaller network that is verified.", ":material/download:"),
 )
+STAGE = {stage.title: stage for stage in STAGES}
 
 
 def run(overview: Callable[[], None]) -> None:
     """app.py's whole body: warm workers, declare the pages, draw the menu, run the page that was asked for."""
     session.set_temporary("framed", True)
-    open_jobs().warm()
-    pages = [st.Page(overview, title="Overview", icon=":material/home:", default=True)]
-    for stage in STAGES:
-        pages.append(st.Page(ROOT / stage.file, title=stage.title, icon=stage.icon, url_path=Path(stage.file).stem))
+    st.set_page_config(page_title="Prunescope", page_icon=str(ASSETS / "mark.svg"), layout="wide")
+    pages = _pages(overview)
     current = st.navigation(pages, position="hidden")
-    token = session.workspace().token
+    session.set_temporary("pages", {one.title: one for one in pages})
+    st.html(ASSETS / "frame.css")
+    st.logo(str(ASSETS / "logo.svg"), size="large", icon_image=str(ASSETS / "mark.svg"))
+    open_jobs().warm()
+    _settle()
     with st.sidebar:
-        for one in pages:
-            st.page_link(one, label=one.title, icon=one.icon, query_params={"w": token})
+        _sidebar(current.title)
     current.run()
 
 
@@ -57,17 +75,13 @@ def run(overview: Callable[[], None]) -> None:
 def page(title: str, lead: str) -> Iterator[tuple[Workspace, Subject]]:
     """Open a page: title, one sentence, the workspace and its subject. What a CoreError says is shown as it stands."""
     guard()
-    record = session.workspace()
-    try:
-        subject = work.subject(record)
-    except CoreError as error:
-        _head(title, lead, record, None)
-        st.error(str(error), icon=":material/error:")
-        st.page_link(
-            STAGES[0].file, label="Choose another model", icon=STAGES[0].icon, query_params={"w": record.token}
-        )
+    head(title, lead)
+    subject = opened(session.workspace())
+    if subject is None:
+        _way_out()
         st.stop()
-    _head(title, lead, session.workspace(), subject)
+    if title in STAGE and STAGE[title].strip:
+        strip(session.workspace(), subject)
     try:
         yield session.workspace(), subject
     except CoreError as error:
@@ -75,15 +89,142 @@ def page(title: str, lead: str) -> Iterator[tuple[Workspace, Subject]]:
 
 
 def guard() -> None:
-    """A deep link on a freshly started server runs a page without app.py: run app.py's frame, which runs the page."""
+    """A first visit to a fresh server that begins on a page runs it without app.py, because Streamlit takes the folder
+    ``pages`` for a convention of its own. Declaring the pages ends that for the whole server; then app.py runs."""
     if not session.temporary("framed"):
-        run(lambda: None)
-        st.stop()
+        session.set_temporary("framed", True)
+        st.navigation(_pages(lambda: None), position="hidden")
+        st.rerun()
 
 
-def _head(title: str, lead: str, record: Workspace, subject: Subject | None) -> None:
-    st.title(title)
-    st.caption(lead)
+def head(title: str, lead: str) -> None:
+    """Title, one sentence, and what has to be told once."""
+    st.title(title, anchor=False)
+    with st.container(key="lead"):
+        st.caption(lead)
     notice = session.take_notice()
     if notice:
-        st.warning(notice)
+        st.warning(notice, icon=":material/info:")
+    done = session.take_done()
+    if done:
+        st.toast(done, icon=":material/check_circle:")
+
+
+def opened(record: Workspace) -> Subject | None:
+    """The subject, or None and what went wrong shown as it stands."""
+    try:
+        with st.spinner("Opening the network and its images ..."):
+            return work.subject(record)
+    except CoreError as error:
+        st.error(str(error), icon=":material/error:")
+        return None
+
+
+def link(title: str, label: str = "", *, icon: str | None = None, help: str | None = None) -> None:
+    """A link to a page by its title ("Tune", "Overview") that keeps this work's token. ``icon``: "" for none."""
+    known = STAGE.get(title)
+    own = known.icon if known else ":material/home:"
+    target = session.temporary("pages", {}).get(title)
+    if target is None:  # a page that a test runs alone has no menu to lead to
+        st.markdown(label or title)
+        return
+    st.page_link(
+        target,
+        label=label or title,
+        icon=(own if icon is None else icon) or None,
+        help=help,
+        query_params={session.TOKEN_PARAMETER: session.owner()},
+    )
+
+
+def strip(record: Workspace, subject: Subject) -> None:
+    """The headline numbers of the plan as it is, each against the dense network, and how far each is to be trusted."""
+    found = numbers(record, subject)
+    if found is None:
+        return
+    now, measured = found
+    items = []
+    if "accuracy" in measured:
+        said = measured["accuracy"]
+        items.append(("Accuracy, measured", tables.percent(said["value"]), tables.interval(said["low"], said["high"])))
+    elif now.accuracy is not None:
+        small = f"dense {tables.percent(now.dense_accuracy)}" if record.removed else ""
+        items.append(("Accuracy, estimated", tables.percent(now.accuracy), small))
+    if "latency" in measured:
+        said, before = measured["latency"]["median_ms"], measured["dense_latency"]["median_ms"]
+        items.append(("Latency, measured", tables.ms(said), tables.relative(said, before) or ""))
+    elif now.latency is not None and now.dense_latency is not None:
+        said, before = now.latency.median_ms, now.dense_latency.median_ms
+        items.append(("Latency, estimated", tables.ms(said), tables.relative(said, before) or ""))
+    for name, write in (("macs", tables.count), ("params", tables.count), ("size_bytes", tables.size)):
+        said, before = getattr(now.cost, name), getattr(now.dense_cost, name)
+        title = {"macs": "MACs", "params": "Parameters", "size_bytes": "Size"}[name]
+        items.append((title, write(said), tables.relative(said, before) or ""))
+    st.html(tables.strip_html(items))
+
+
+def _pages(overview: Callable[[], None]) -> list[st.Page]:
+    pages = [st.Page(overview, title=OVERVIEW, icon=":material/home:", default=True)]
+    return pages + [
+        st.Page(ROOT / one.file, title=one.title, icon=one.icon, url_path=one.url)
+        for one in STAGES
+        if (ROOT / one.file).exists()
+    ]
+
+
+@st.cache_resource(show_spinner=False)
+def _settle() -> None:
+    """Once per server: what the imports made stays for good, so the collector need not look at it again."""
+    gc.collect()
+    gc.freeze()
+
+
+def _sidebar(here: str) -> None:
+    record = session.workspace()
+    try:
+        with st.spinner("Opening the network and its images ..."):
+            subject = work.subject(record)
+    except CoreError:  # told on the page itself
+        subject = None
+    _menu(here, standing(record, subject))
+    st.divider()
+    _loaded(record, subject)
+    _share()
+
+
+def _menu(here: str, at: Standing) -> None:
+    with st.container(key="menu"):
+        link(OVERVIEW)
+        for stage in STAGES:
+            label = stage.title
+            if stage.title in at.done:
+                label += " :primary[:material/check:]"
+            elif stage.title == at.next and stage.title != here:
+                label += " :primary-badge[next]"
+            link(stage.title, label, help=stage.summary)
+
+
+def _loaded(record: Workspace, subject: Subject | None) -> None:
+    with st.container(key="loaded"):
+        if subject is None:
+            st.caption("Nothing is open.")
+            return
+        st.markdown(f"**{subject.loaded.name}**")
+        st.caption(f"{work.weights_text(record, subject)}  \n{subject.data.name}: {len(subject.data):,} images")
+
+
+def _share() -> None:
+    with st.popover("Link to this work", icon=":material/link:", width="stretch"):
+        st.caption("Opens this work again in any browser that reaches this server. Whoever has the link can edit it.")
+        st.code(session.address(), language=None, wrap_lines=True)
+
+
+def _way_out() -> None:
+    left, right, _ = st.columns([2, 2, 3])
+    with left:
+        link("Model", "Choose another network")
+    right.button("Open the first demo", on_click=_open_demo, icon=":material/restart_alt:")
+
+
+def _open_demo() -> None:
+    session.update(lambda record: records.open_model(record, work.FIRST_MODEL, ""))

@@ -20,7 +20,7 @@ from core.store import Conflict, Store, open_store
 from core.workspace import Workspace
 
 TOKEN_PARAMETER = "w"
-HELD, RELOADS, NOTICE, TEMPORARY = "_workspace", "_reloads", "_notice", "_temporary_"
+HELD, RELOADS, NOTICE, DONE, TEMPORARY = "_workspace", "_reloads", "_notice", "_done", "_temporary_"
 TRIES = 5
 
 
@@ -122,9 +122,25 @@ def owner() -> str:
     return _token()
 
 
+def address() -> str:
+    """The address of the page shown, with the token that brings this work back."""
+    page, _, _ = (st.context.url or "").partition("?")
+    return f"{page}?{TOKEN_PARAMETER}={_token()}"
+
+
 def notify(sentence: str) -> None:
     """Have ``sentence`` shown once, by whoever draws the frame next."""
     st.session_state[NOTICE] = sentence
+
+
+def notify_done(sentence: str) -> None:
+    """Have the good news shown once, in passing."""
+    st.session_state[DONE] = sentence
+
+
+def take_done() -> str | None:
+    """The good news to show, if any; it is gone afterwards."""
+    return st.session_state.pop(DONE, None)
 
 
 def take_notice() -> str | None:

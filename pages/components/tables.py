@@ -3,11 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from html import escape
 from typing import Any
+
+import streamlit as st
+
+from core import LayerRow
 
 MISSING = "–"
 _STEPS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+_COMPACT = {name: st.column_config.NumberColumn(format="compact") for name in ("MACs", "Parameters")}
+LAYER_COLUMNS = {**_COMPACT, "Layer": st.column_config.TextColumn(pinned=True)}
+PLAN_COLUMNS = {
+    "Layer": st.column_config.TextColumn(pinned=True),
+    "Kept": st.column_config.ProgressColumn(format="percent", min_value=0, max_value=1),
+    **{
+        f"{name} {when}": st.column_config.NumberColumn(format="compact")
+        for name in ("MACs", "Parameters")
+        for when in ("before", "after")
+    },
+}
 _BYTES = ((2**30, "GB"), (2**20, "MB"), (2**10, "kB"))
 
 
@@ -82,6 +98,66 @@ def latency_text(latency: Mapping[str, Any] | None) -> str:
 def plural(n: int, one: str, many: str = "") -> str:
     """ "1 image", "3 images"."""
     return f"{n:,} {one if n == 1 else many or one + 's'}"
+
+
+def layer_table(rows: Sequence[LayerRow]) -> dict[str, list[Any]]:
+    """The columns of a table of layers, dense."""
+    return {
+        "Layer": [row.layer for row in rows],
+        "Kind": [row.kind for row in rows],
+        "Channels in": [row.dense.in_channels for row in rows],
+        "Channels out": [row.dense.out_channels for row in rows],
+        "Group": [row.group for row in rows],
+        "May leave": ["yes" if row.prunable else f"no: {row.reason}" for row in rows],
+        "MACs": [row.dense.macs for row in rows],
+        "Parameters": [row.dense.params for row in rows],
+    }
+
+
+def plan_table(rows: Sequence[LayerRow]) -> dict[str, list[Any]]:
+    """The columns of a table of layers, before and after the plan."""
+    return {
+        "Layer": [row.layer for row in rows],
+        "Kind": [row.kind for row in rows],
+        "Channels": [_before_after(row.dense.out_channels, row.planned.out_channels) for row in rows],
+        "Kept": [row.planned.out_channels / max(1, row.dense.out_channels) for row in rows],
+        "MACs before": [row.dense.macs for row in rows],
+        "MACs after": [row.planned.macs for row in rows],
+        "Parameters before": [row.dense.params for row in rows],
+        "Parameters after": [row.planned.params for row in rows],
+    }
+
+
+def _before_after(before: int, after: int) -> str:
+    return f"{before:,}" if before == after else f"{before:,} → {after:,}"
+
+
+def strip_html(items: Sequence[tuple[str, str, str]]) -> str:
+    """Headline numbers as one row: (what, how much, beside it)."""
+    cells = "".join(
+        f"<div><dt>{escape(what)}</dt><dd>{escape(value)}<small>{escape(beside)}</small></dd></div>"
+        for what, value, beside in items
+    )
+    return f'<dl class="ps-strip">{cells}</dl>'
+
+
+def flow_html(steps: Sequence[tuple[str, str, str]]) -> str:
+    """The stages in order: (title, what one does there, "done", "next" or "")."""
+    marks = {"done": "✓ ", "next": "", "": ""}
+    cells = "<i>→</i>".join(
+        f'<span class="{state}" title="{escape(summary)}">{marks[state]}{escape(title)}</span>'
+        for title, summary, state in steps
+    )
+    return f'<div class="ps-flow">{cells}</div>'
+
+
+def pictures_html(pictures: Sequence[tuple[str, str]]) -> str:
+    """Small pictures in a grid: (data URL, caption)."""
+    cells = "".join(
+        f'<figure><img src="{source}" alt="{escape(caption)}"><figcaption>{escape(caption)}</figcaption></figure>'
+        for source, caption in pictures
+    )
+    return f'<div class="ps-pictures">{cells}</div>'
 
 
 def _three(x: float) -> str:

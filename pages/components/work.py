@@ -6,13 +6,16 @@ nowhere becomes a job.
 
 from __future__ import annotations
 
+import threading
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import streamlit as st
 
-from core import Subject, find_result, job_key, open_subject
+from core import Plan, Scores, Sensitivity, Subject, desk_plan, find_result, job_key, open_subject
 from core.job_queue import JobStatus
 from core.jobs import open_jobs
 from core.store import open_store
@@ -20,7 +23,9 @@ from core.workspace import Workspace
 from pages.components import session
 
 FIRST_MODEL = "demo/digits-vgg"
+FIRST_CRITERION = "taylor"
 POLL_S = 0.5
+PARSED_RESULTS = 24  # scores and scans kept as records, for everybody
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,72 @@ class Work:
 def subject(record: Workspace) -> Subject:
     """What the workspace has open; the first demo in a new one. Raises CoreError with a sentence for the user."""
     return open_subject(record.model_source or FIRST_MODEL, record.weights_path, record.data_source)
+
+
+def weights_text(record: Workspace, about: Subject) -> str:
+    """Where the weights came from, in words."""
+    origin = about.loaded.weights
+    if origin is None:
+        return "Random weights"
+    known = {"shipped": "Trained weights, shipped with Prunescope", "pretrained": "Its authors' weights"}
+    return known.get(origin) or f"Weights from {record.weights_name or Path(origin).name}"
+
+
+def caveats(about: Subject) -> list[str]:
+    """What makes the accuracy of this subject meaningless, in plain sentences."""
+    said = []
+    if about.loaded.weights is None:
+        said.append(
+            "Random weights: this network has learned nothing, so its accuracy means nothing. Cost and speed hold."
+        )
+    if not about.real_images:
+        said.append("Random images with random labels: accuracy on them means nothing. Cost and speed hold.")
+    return said
+
+
+def criterion(record: Workspace) -> str:
+    """The importance criterion in use; the first one in a new workspace."""
+    return record.criterion or FIRST_CRITERION
+
+
+def scores(record: Workspace, about: Subject) -> Scores | None:
+    """Scores by the criterion in use, if they are known; never starts a job."""
+    return known("score", about, Scores.from_dict, criterion=criterion(record))
+
+
+def sensitivity(record: Workspace, about: Subject) -> Sensitivity | None:
+    """The curves of the criterion in use, if they are known; never starts a job."""
+    return known("scan", about, Sensitivity.from_dict, criterion=criterion(record))
+
+
+def plan(record: Workspace, about: Subject) -> Plan | None:
+    """The plan the workspace's bars stand for: nothing removed needs no scores; else None until they are known."""
+    if not any(record.removed.values()):
+        return Plan({})
+    ranked = scores(record, about)
+    return desk_plan(about.trace, ranked, record.removed) if ranked is not None else None
+
+
+_parsed: OrderedDict[str, Any] = OrderedDict()
+_parsed_lock = threading.Lock()
+
+
+def known(verb: str, about: Subject, read: Callable[[Any], Any], **arguments: Any) -> Any:
+    """A stored result as its record. Keys name the content, so what was read once stays right for everybody."""
+    key = job_key(verb, about, **arguments)
+    with _parsed_lock:
+        if key in _parsed:
+            _parsed.move_to_end(key)
+            return _parsed[key]
+    found = find_result(open_store(), verb, about, **arguments)
+    if found is None:
+        return None
+    value = read(found)
+    with _parsed_lock:
+        _parsed[key] = value
+        while len(_parsed) > PARSED_RESULTS:
+            _parsed.popitem(last=False)
+    return value
 
 
 def ensure(verb: str, about: Subject, *, slot: str | None = None, start: bool = True, **arguments: Any) -> Work:

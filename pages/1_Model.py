@@ -1,0 +1,81 @@
+"""Choose a network and images; see what is in them."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from core import CoreError, Subject, class_counts, count_cost, layer_rows
+from core.workspace import Workspace
+from pages.components import forms, frame, pictures, session, tables, work
+
+LEAD = "Choose a network and images. What is open now stays until the new choice has opened without a fault."
+
+
+def main() -> None:
+    frame.guard()
+    frame.head("Model", LEAD)
+    record = session.workspace()
+    subject = frame.opened(record)
+    form, shown = st.columns([1, 2], gap="large")
+    with form:
+        _choose()
+    with shown:
+        if subject is None:
+            st.info("Nothing is open. Choose a network on the left.", icon=":material/info:")
+        else:
+            _summary(record, subject)
+    if subject is not None:
+        _layers(subject)
+
+
+def _choose() -> None:
+    with st.container(border=True, key="card-choose"):
+        request = forms.choose_subject()
+        if request is None:
+            return
+        try:
+            with st.spinner("Opening ..."):
+                subject = forms.apply(request)
+        except CoreError as error:
+            st.error(str(error), icon=":material/error:")
+            return
+        session.notify_done(f"{subject.loaded.name} is open, with {len(subject.data):,} images of {subject.data.name}.")
+        st.rerun()
+
+
+def _summary(record: Workspace, subject: Subject) -> None:
+    st.markdown(f"### {subject.loaded.name}")
+    st.caption(f"{subject.model_source} · {work.weights_text(record, subject)}")
+    for sentence in work.caveats(subject):
+        st.info(sentence, icon=":material/info:")
+    cost = count_cost(subject.trace)
+    columns = st.columns(3)
+    columns[0].metric("Parameters", tables.count(cost.params))
+    columns[1].metric("MACs per image", tables.count(cost.macs))
+    columns[2].metric("Size", tables.size(cost.size_bytes))
+    if cost.uncounted:
+        names = ", ".join(f"{name} ({count}x)" for name, count in cost.uncounted.items())
+        st.caption(f"Not counted in the MACs: {names}.")
+    counts = class_counts(subject.data)
+    st.markdown(f"**{subject.data.name}** · {len(subject.data):,} images, {len(counts)} classes")
+    pictures.samples(subject, 20)
+    with st.expander("Images per class"):
+        st.dataframe(
+            {"Class": list(counts), "Images": list(counts.values())}, hide_index=True, height="content", width="stretch"
+        )
+
+
+def _layers(subject: Subject) -> None:
+    st.markdown("##### Layers")
+    st.caption("Channels of one group hang together, so they leave together. Batch norms follow their layers.")
+    rows = layer_rows(subject.trace)
+    st.dataframe(
+        tables.layer_table(rows),
+        hide_index=True,
+        width="stretch",
+        height=min(38 + 35 * len(rows), 600),
+        column_config=tables.LAYER_COLUMNS,
+    )
+
+
+main()

@@ -1,0 +1,35 @@
+"""Sample images as a page shows them."""
+
+from __future__ import annotations
+
+import base64
+import io
+
+import streamlit as st
+from PIL import Image
+
+from core import Subject, sample_pictures
+from pages.components import tables
+
+SHOWN_EDGE = 96  # pixels sent per picture; small ones are enlarged without smoothing, so that pixels stay pixels
+
+
+@st.cache_data(max_entries=16, show_spinner=False)
+def _encoded(key: str, count: int, _subject: Subject) -> list[tuple[str, str]]:
+    return [(_data_url(Image.fromarray(one.pixels)), one.label) for one in sample_pictures(_subject.data, count)]
+
+
+def samples(subject: Subject, count: int) -> None:
+    """``count`` images of what is open, classes in turn, each with its label."""
+    st.html(tables.pictures_html(_encoded(subject.data.fingerprint, count, subject)))
+
+
+def _data_url(image: Image.Image) -> str:
+    if max(image.size) < SHOWN_EDGE:
+        times = -(-SHOWN_EDGE // max(image.size))
+        image = image.resize((image.width * times, image.height * times), Image.Resampling.NEAREST)
+    else:
+        image.thumbnail((2 * SHOWN_EDGE, 2 * SHOWN_EDGE))
+    file = io.BytesIO()
+    image.save(file, format="PNG")
+    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"

@@ -1,0 +1,65 @@
+"""Where one stands: which stages of the flow have been done for what is open, and which comes next."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from core import Headline, LatencyTable, Subject, headline
+from core.workspace import Workspace
+from pages.components import work
+
+EXPORT = "export"  # the last export's place among a workspace's measured results
+STAGES = ("Model", "Channels", "Sensitivity", "Tune", "Export")
+
+
+@dataclass(frozen=True)
+class Standing:
+    """``done``: titles of stages. ``next``: the first stage that is not done, "" when all are."""
+
+    done: frozenset[str]
+
+    @property
+    def next(self) -> str:
+        return next((stage for stage in STAGES if stage not in self.done), "")
+
+
+def standing(record: Workspace, subject: Subject | None) -> Standing:
+    """Cheap: looks up what is stored, measures nothing."""
+    if subject is None:
+        return Standing(frozenset())
+    done = {"Model"}
+    if work.scores(record, subject) is not None:
+        done.add("Channels")
+    if work.sensitivity(record, subject) is not None:
+        done.add("Sensitivity")
+    if any(record.removed.values()):
+        done.add("Tune")
+    if exported(record, subject):
+        done.add("Export")
+    return Standing(frozenset(done))
+
+
+def last_export(record: Workspace, subject: Subject) -> dict[str, Any] | None:
+    """What the last export of this network gave, with "plan", the key of its plan; None before the first."""
+    found = record.measured.get(EXPORT)
+    return found if isinstance(found, dict) and found.get("subject") == subject.key else None
+
+
+def exported(record: Workspace, subject: Subject) -> bool:
+    """Whether the last export holds the plan as it is now."""
+    last, plan = last_export(record, subject), work.plan(record, subject)
+    return last is not None and plan is not None and last["plan"] == plan.key
+
+
+def numbers(record: Workspace, subject: Subject) -> tuple[Headline, dict[str, Any]] | None:
+    """The plan's cost, prediction and estimate, and what was measured of it ({} when nothing was). None while the
+    plan's units are not known yet."""
+    plan = work.plan(record, subject)
+    if plan is None:
+        return None
+    table = work.known("latency_table", subject, LatencyTable.from_dict)
+    curves = work.sensitivity(record, subject)
+    found = headline(subject.trace, plan, sensitivity=curves, table=table, classes=max(1, len(subject.data.classes)))
+    measured = work.known("evaluate_plan", subject, dict, plan=plan.to_json()) or {}
+    return found, measured
