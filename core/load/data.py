@@ -79,7 +79,8 @@ def load_data(
         }
     labels = torch.from_numpy(found.labels[chosen])
     scaling = [f"{value:.4f}" for value in (*mean, *std)]
-    identity = found.identity and " ".join(map(str, (found.identity, split, limit, seed, size, *scaling)))
+    chosen_by = None if limit is None else seed  # without a limit the seed chooses nothing
+    identity = found.identity and " ".join(map(str, (found.identity, split, limit, chosen_by, size, *scaling)))
     return ImageData(images, labels, found.classes, name, mean, std, places, identity)
 
 

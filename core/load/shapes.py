@@ -19,9 +19,9 @@ SIZE = 48
 PER_CLASS = 400
 SEED = 7
 CHUNK = 20  # pictures drawn at once: few enough for the processor's cache, which halves the time
-NOISE = 0.09  # standard deviation in the noisiest picture, of values in 0..1
+NOISE = 0.07  # standard deviation in the noisiest picture, of values in 0..1
 # Whoever changes how a picture is drawn raises the number: stored scans belong to the pictures they were made on.
-IDENTITY = f"shapes 1 {PER_CLASS} {SEED} {SIZE} {NOISE}"
+IDENTITY = f"shapes 2 {PER_CLASS} {SEED} {SIZE} {NOISE}"
 
 
 @cache
@@ -43,8 +43,8 @@ def make_shapes(per_class: int = PER_CLASS, seed: int = SEED) -> tuple[NDArray[n
 def _draw_class(kind: int, rng: np.random.Generator) -> NDArray[np.uint8]:
     count = CHUNK
     x, y = _pixel_grid()
-    scale = rng.uniform(0.36, 0.76, (count, 1, 1)).astype(np.float32)
-    u, v = _turned(x, y, rng, count, scale, reach=0.34)
+    scale = rng.uniform(0.46, 0.86, (count, 1, 1)).astype(np.float32)
+    u, v = _turned(x, y, rng, count, scale, reach=0.26)
     cover = _soft(_outline(kind, u, v, rng), scale)
     ground, figure, other = _colours(rng, count)
     picture = _ground(rng, count, ground)
@@ -127,11 +127,14 @@ def _texture(kind: int, u: Array, v: Array, rng: np.random.Generator) -> Array:
 
 
 def _colours(rng: np.random.Generator, count: int) -> tuple[Array, Array, Array]:
-    """Ground, figure and second colour, N x 3 each, as hues apart by at least a little."""
+    """Ground, figure and second colour, N x 3 each, apart in hue; the second also in brightness."""
     hue = rng.uniform(0, 1, count)
     ground = _rgb(hue, rng.uniform(0.1, 0.5, count), rng.uniform(0.3, 0.95, count))
-    figure = _rgb(hue + rng.uniform(0.15, 0.85, count), rng.uniform(0.5, 0.95, count), rng.uniform(0.35, 1.0, count))
-    other = _rgb(hue + rng.uniform(0.3, 0.7, count), rng.uniform(0.2, 0.9, count), rng.uniform(0.1, 1.0, count))
+    bright = rng.uniform(0.35, 1.0, count)
+    figure_hue = hue + rng.uniform(0.2, 0.8, count)
+    figure = _rgb(figure_hue, rng.uniform(0.5, 0.95, count), bright)
+    against = np.where(bright > 0.65, rng.uniform(0.1, 0.5, count), rng.uniform(0.7, 1.0, count))
+    other = _rgb(figure_hue + rng.uniform(0.2, 0.8, count), rng.uniform(0.2, 0.9, count), against)
     return ground, figure, other
 
 
@@ -160,9 +163,9 @@ def _ground(rng: np.random.Generator, count: int, colour: Array) -> Array:
 
 
 def _occlude(picture: Array, rng: np.random.Generator, count: int) -> None:
-    """Lays a straight band over two pictures in five, in place."""
+    """Lays a straight band over one picture in three, in place."""
     x, y = _pixel_grid()
-    hidden = np.flatnonzero(rng.uniform(0, 1, count) < 0.4)
+    hidden = np.flatnonzero(rng.uniform(0, 1, count) < 0.33)
     one = np.ones((len(hidden), 1, 1), np.float32)
     thickness = rng.uniform(0.04, 0.16, one.shape).astype(np.float32)
     u, _ = _turned(x, y, rng, len(hidden), one, reach=0.5)
