@@ -141,9 +141,10 @@ def record_tape(module: nn.Module, example: Tensor) -> Tape:
         try:
             return _record(copy.deepcopy(module).eval(), example)
         except Exception as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
             shape = " x ".join(str(size) for size in example.shape)
             raise TraceError(
-                f"{type(module).__name__} does not run on an input of {shape}: {str(error).splitlines()[0]} "
+                f"{type(module).__name__} does not run on an input of {shape}: {reason} "
                 "Check the input size and the number of channels."
             ) from error
 

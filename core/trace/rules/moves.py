@@ -92,13 +92,7 @@ def concatenate(flow: Flow, step: Step) -> None:
     pieces = [flow.activation(slot) for slot in slots]
     axis %= len(flow.tape.shapes[step.outputs[0]])
     if all(piece.shape[axis] == 1 for piece in pieces) and any(flow.tape.shapes[slot][axis] > 1 for slot in slots):
-        labels = pieces[0]
-        for piece in pieces[1:]:
-            flow.book.tie(labels, piece)
-            labels = torch.where(labels > 0, labels, piece) if labels.shape == piece.shape else labels
-        if any(not bool((piece > 0).any()) for piece in pieces):
-            flow.book.lock(labels, "meets a tensor of fixed width")
-        flow.set(step, labels)
+        flow.set(step, _one_behind_another(flow, pieces))
         return
     filled = []
     for slot, piece in zip(slots, pieces, strict=True):
@@ -111,6 +105,26 @@ def concatenate(flow: Flow, step: Step) -> None:
     widest = [max(sizes) for sizes in zip(*(piece.shape for piece in filled), strict=True)]
     filled = [p.expand([p.shape[axis] if a == axis else widest[a] for a in range(p.dim())]) for p in filled]
     flow.set(step, torch.cat(filled, dim=axis))
+
+
+@on("stack")
+def stack(flow: Flow, step: Step) -> None:
+    """Along a new axis: the pieces' channels are tied."""
+    axis = int(step.args[1]) if len(step.args) > 1 else 0
+    axis %= len(flow.tape.shapes[step.outputs[0]])
+    pieces = [flow.activation(slot_of(value)).unsqueeze(axis) for value in step.args[0]]
+    flow.set(step, _one_behind_another(flow, pieces))
+
+
+def _one_behind_another(flow: Flow, pieces: list[Tensor]) -> Tensor:
+    """Labels of pieces that are joined along an axis without channels."""
+    labels = pieces[0]
+    for piece in pieces[1:]:
+        flow.book.tie(labels, piece)
+        labels = compact(torch.where(labels > 0, labels, piece))
+    if any(not bool((piece > 0).any()) for piece in pieces):
+        flow.book.lock(labels, "meets a tensor of fixed width")
+    return labels
 
 
 @on("split", "chunk", "split_with_sizes", "unbind")

@@ -9,7 +9,10 @@ from core.trace.graph import Step
 from core.trace.labels import WeightLabels, compact, no_labels
 from core.trace.rules.flow import ANY_POINTWISE, Flow, on
 
-POINTWISE_UNTAGGED = {"hardswish", "hardtanh", "hardsigmoid", "prelu", "_prelu_kernel", "dropout", "where", "copysign"}
+POINTWISE_UNTAGGED = {
+    "hardswish", "hardtanh", "hardsigmoid", "prelu", "_prelu_kernel", "dropout", "where", "copysign", "copy",
+    "zeros_like", "ones_like", "full_like", "empty_like",
+}  # fmt: skip
 SAME = {"clone", "detach", "alias", "lift_fresh_copy", "_to_copy", "contiguous", "to", "native_dropout"}
 SPATIAL = {
     "max_pool2d_with_indices", "max_pool3d_with_indices", "avg_pool1d", "avg_pool2d", "avg_pool3d",
@@ -106,3 +109,8 @@ def _tie_weight(flow: Flow, labels: Tensor, weight: WeightLabels) -> None:
         flow.book.lock(weight, "meets a weight in a way that has no rule")
         return
     flow.book.tie(labels.reshape(-1), vector)
+
+
+@on("new_zeros", "new_ones", "new_full", "new_empty")
+def new_constant(flow: Flow, step: Step) -> None:
+    """Only kind and place are read from the tensor it is called on; its size stands in the code."""
