@@ -25,6 +25,11 @@ def find_result(store: Store, verb: str, subject: Subject, **arguments: Any) -> 
     return _shipped().get(key) or store.result(verb, key)
 
 
+def is_shipped(verb: str, subject: Subject, **arguments: Any) -> bool:
+    """Whether the result came with the demos, rather than from a measurement on this machine."""
+    return job_key(verb, subject, **arguments) in _shipped()
+
+
 @lru_cache(maxsize=1)
 def _shipped() -> dict[str, Any]:
     if not SHIPPED.exists():

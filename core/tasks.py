@@ -31,6 +31,7 @@ Stop = Callable[[], bool]
 FRACTIONS = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875)
 SCORE_IMAGES = 256  # calibration images a criterion sees
 SCAN_IMAGES = 400  # selection images per point of a first scan
+SCAN_SEED = 0  # draws them
 LATENCY_REPEATS = 40
 
 
@@ -79,6 +80,7 @@ def scan_subject(
         FRACTIONS,
         scores,
         limit=SCAN_IMAGES,
+        seed=SCAN_SEED,
         on_progress=report,
         cancelled=cancelled,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import sqrt
+from math import hypot, sqrt
 
 
 def wilson(correct: int, n: int, z: float = 1.959964) -> tuple[float, float]:
@@ -20,3 +20,19 @@ def wilson(correct: int, n: int, z: float = 1.959964) -> tuple[float, float]:
     low = 0.0 if correct == 0 else max(0.0, centre - half)
     high = 1.0 if correct == n else min(1.0, centre + half)
     return low, high
+
+
+Interval = tuple[float, float, float]  # value, low, high
+
+
+def newcombe(first: Interval, second: Interval) -> tuple[float, float]:
+    """Interval (low, high) of the difference first - second of two shares, each given as (value, low, high).
+
+    With d = p1 - p2: low = d - sqrt((p1 - l1)^2 + (u2 - p2)^2), high = d + sqrt((u1 - p1)^2 + (p2 - l2)^2). It takes
+    the two for independent; where they were measured on the same images and agree on most, it is wider than needed.
+    Source: Newcombe 1998, "Interval estimation for the difference between independent proportions", method 10,
+    Statistics in Medicine 17.
+    """
+    (p1, l1, u1), (p2, l2, u2) = first, second
+    difference = p1 - p2
+    return difference - hypot(p1 - l1, u2 - p2), difference + hypot(u1 - p1, p2 - l2)

@@ -1,0 +1,256 @@
+"""Plotly figures from records. No Streamlit here: the same figure can be shown, tested or written to a file.
+
+Conventions, kept everywhere: measured is a solid line with filled points, estimated is dashed or hollow; a reference
+(the dense network, guessing) is thin and grey. One group is in focus, in its own colour; the others are muted. Colours
+are Okabe and Ito's, which colour-blind eyes tell apart, in tones that show on white and on black. Backgrounds and text
+are left to the theme, so a picture saved from either theme is readable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import log10
+from typing import Any
+
+import plotly.graph_objects as go
+
+from core import RankedUnit, Sensitivity
+
+FOCUS, FOCUS_BAND = "#D55E00", "rgba(213, 94, 0, 0.20)"
+CURVE, CURVE_BAND = "#0072B2", "rgba(0, 114, 178, 0.20)"
+KEPT, GONE = "#0072B2", "rgba(128, 138, 142, 0.55)"
+MUTED, REFERENCE = "rgba(128, 138, 142, 0.55)", "rgb(128, 138, 142)"
+FAINT = "rgba(128, 138, 142, 0.22)"
+SINGLY = "Measured: this group alone, everything else dense"
+REMOVED_AXIS = "removed share of channels, %"
+ACCURACY_AXIS = "accuracy on selection images, %"
+LOSS_AXIS = "cross-entropy on selection images, nats"
+MANY_BARS = 160  # beyond it gaps between bars are only noise
+
+
+def config(filename: str) -> dict[str, Any]:
+    """The chart's buttons: one, to save a PNG called ``filename`` at twice the size."""
+    picture = {"format": "png", "filename": filename, "scale": 2}
+    return {
+        "displaylogo": False,
+        "modeBarButtons": [["toImage"]],
+        "toImageButtonOptions": picture,
+        "scrollZoom": False,
+        "doubleClick": False,
+    }
+
+
+def curves(
+    sensitivity: Sensitivity,
+    names: Mapping[str, str],
+    *,
+    focus: str = "",
+    quantity: str = "accuracy",
+    log: bool = False,
+    chance: float | None = None,
+    height: int = 440,
+) -> go.Figure:
+    """All scanned groups in one chart: accuracy (or loss) against the removed share, each group alone.
+
+    names: group id -> what to call it, in the order to draw. focus: the group in colour, with its 95 % band; its trace
+    is the last of the curves. quantity: "accuracy" in percent, or "loss" in nats (no interval is known for it; ``log``
+    draws it on a logarithmic axis). chance: accuracy of guessing, a share. Every point's customdata begins with its
+    group id.
+    """
+    figure = go.Figure()
+    scanned = [group_id for group_id in names if group_id in sensitivity.points]
+    for number, group_id in enumerate(other for other in scanned if other != focus):
+        others = "other groups" if number == 0 else None
+        figure.add_trace(_curve(sensitivity, group_id, names[group_id], quantity, MUTED, 1.4, others, legend="others"))
+    if focus in scanned:
+        if quantity == "accuracy":
+            figure.add_trace(_band(sensitivity, focus, FOCUS_BAND, "95 % interval"))
+        figure.add_trace(_curve(sensitivity, focus, names[focus], quantity, FOCUS, 3.0, names[focus], marker=8))
+    _add_references(figure, sensitivity, quantity, chance)
+    what = "Accuracy" if quantity == "accuracy" else "Loss"
+    _house(figure, f"{what} when one group alone loses channels", SINGLY, height)
+    _share_axes(figure, quantity, log)
+    figure.update_layout(legend={"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom", "x": 0})
+    figure.update_layout(margin_b=96)
+    return figure
+
+
+def curve_tile(
+    sensitivity: Sensitivity,
+    group_id: str,
+    name: str,
+    *,
+    focused: bool = False,
+    quantity: str = "accuracy",
+    log: bool = False,
+    chance: float | None = None,
+    height: int = 220,
+) -> go.Figure:
+    """One group's curve, small, on the same axes as every other tile. Arguments as in ``curves``."""
+    figure = go.Figure()
+    colour, band = (FOCUS, FOCUS_BAND) if focused else (CURVE, CURVE_BAND)
+    if quantity == "accuracy":
+        figure.add_trace(_band(sensitivity, group_id, band, "95 % interval"))
+    figure.add_trace(_curve(sensitivity, group_id, name, quantity, colour, 2.2, name, marker=6))
+    _add_references(figure, sensitivity, quantity, chance)
+    _house(figure, _shortened(name, 30), "", height)
+    _share_axes(figure, quantity, log)
+    figure.update_layout(showlegend=False, margin={"l": 46, "r": 8, "t": 34, "b": 42}, title_font_size=13)
+    figure.update_xaxes(title={"text": "removed, %", "font_size": 11, "standoff": 4}, tickfont_size=11)
+    short = "accuracy, %" if quantity == "accuracy" else "loss, nats"
+    figure.update_yaxes(title={"text": short, "font_size": 11, "standoff": 4}, tickfont_size=11, nticks=4)
+    if quantity == "loss":
+        values = [point.loss for points in sensitivity.points.values() for point in points]
+        figure.update_yaxes(range=_loss_range(values, log))
+    return figure
+
+
+def score_bars(
+    ranked: Sequence[RankedUnit], *, group: str, criterion: str, selected: int | None = None, height: int = 320
+) -> go.Figure:
+    """A group's scores, highest first: what the plan keeps is blue, what it removes grey and hatched.
+
+    ranked: as ``core.ranked_units`` gives it. selected: the unit that gets an outline. Every bar's customdata begins
+    with its unit.
+    """
+    figure = go.Figure()
+    for kept, name in ((True, "kept"), (False, "removed by the plan")):
+        bars = [one for one in ranked if one.kept is kept]
+        if not bars:
+            continue
+        outline = [FOCUS if one.unit == selected else "rgba(0, 0, 0, 0)" for one in bars]
+        figure.add_trace(
+            go.Bar(
+                x=[one.rank for one in bars],
+                y=[one.score for one in bars],
+                customdata=[[one.unit, one.rank] for one in bars],
+                name=f"{name}: {len(bars)}",
+                marker={
+                    "color": [FOCUS if one.unit == selected else KEPT if kept else GONE for one in bars],
+                    "line": {"color": outline, "width": [2 if one.unit == selected else 0 for one in bars]},
+                    "pattern": {"shape": "" if kept else "/", "size": 5, "solidity": 0.25},
+                },
+                hovertemplate=f"<b>channel %{{customdata[0]}}</b>, {name}<br>rank %{{x}} of {len(ranked)}"
+                "<br>score %{y:.4g}<extra></extra>",
+            )
+        )
+    _house(figure, f"Scores in {_shortened(group, 34)}, highest first", criterion, height)
+    figure.update_layout(bargap=0.0 if len(ranked) > MANY_BARS else 0.15, barmode="overlay", hovermode="closest")
+    figure.update_layout(legend={"orientation": "h", "x": 1, "xanchor": "right", "y": 1, "yanchor": "bottom"})
+    figure.update_xaxes(title="rank within the group (1 = kept longest)", range=[0.4, len(ranked) + 0.6])
+    figure.update_yaxes(title="score", tickformat="~g")
+    return figure
+
+
+def _curve(
+    sensitivity: Sensitivity,
+    group_id: str,
+    name: str,
+    quantity: str,
+    colour: str,
+    width: float,
+    shown: str | None,
+    *,
+    marker: int = 4,
+    legend: str = "",
+) -> go.Scatter:
+    points = sensitivity.points[group_id]
+    scale = 100 if quantity == "accuracy" else 1
+    reading = "accuracy %{y:.1f} % [%{customdata[3]:.1f}, %{customdata[4]:.1f}]"
+    if quantity == "loss":
+        reading = "loss %{y:.3g} nats"
+    return go.Scatter(
+        x=[100 * point.removed_fraction for point in points],
+        y=[scale * getattr(point, quantity) for point in points],
+        customdata=[
+            [group_id, points[0].kept - point.kept, points[0].kept, 100 * point.low, 100 * point.high, point.images]
+            for point in points
+        ],
+        mode="lines+markers",
+        line={"color": colour, "width": width},
+        marker={"color": colour, "size": marker},
+        # A click selects a point; without this Plotly would fade all others.
+        selected={"marker": {"opacity": 1}},
+        unselected={"marker": {"opacity": 1}},
+        name=shown or name,
+        showlegend=shown is not None,
+        legendgroup=legend or group_id,
+        hovertemplate=f"<b>{name}</b><br>%{{customdata[1]}} of %{{customdata[2]}} channels removed (%{{x:.1f}} %)"
+        f"<br>{reading}<br>%{{customdata[5]}} images<extra></extra>",
+    )
+
+
+def _band(sensitivity: Sensitivity, group_id: str, colour: str, name: str) -> go.Scatter:
+    points = sensitivity.points[group_id]
+    shares = [100 * point.removed_fraction for point in points]
+    return go.Scatter(
+        x=shares + shares[::-1],
+        y=[100 * point.high for point in points] + [100 * point.low for point in reversed(points)],
+        fill="toself",
+        fillcolor=colour,
+        line={"width": 0},
+        mode="lines",
+        name=name,
+        hoverinfo="skip",
+    )
+
+
+def _add_references(figure: go.Figure, sensitivity: Sensitivity, quantity: str, chance: float | None) -> None:
+    """Lines for the dense network and for guessing, as traces: the legend names them and tells their values."""
+    if quantity == "accuracy":
+        levels = [("dense network", 100 * sensitivity.dense.accuracy, "solid", " %")]
+        if chance is not None:
+            levels.append(("guessing", 100 * chance, "dot", " %"))
+    else:
+        levels = [("dense network", sensitivity.dense.loss, "solid", " nats")]
+    for name, level, dash, unit in levels:
+        number = f"{level:.1f}" if unit == " %" else f"{level:.3g}"
+        figure.add_trace(
+            go.Scatter(
+                x=[0, 100],
+                y=[level, level],
+                mode="lines",
+                line={"color": REFERENCE, "width": 1.2, "dash": dash},
+                name=f"{name}, {number}{unit}",
+                hoverinfo="skip",
+            )
+        )
+
+
+def _share_axes(figure: go.Figure, quantity: str, log: bool) -> None:
+    figure.update_xaxes(title=REMOVED_AXIS, range=[-1.5, 101.5], tickvals=[0, 25, 50, 75, 100])
+    if quantity == "accuracy":
+        figure.update_yaxes(title=ACCURACY_AXIS, range=[-2, 103], tickvals=[0, 25, 50, 75, 100])
+    else:
+        figure.update_yaxes(title=LOSS_AXIS + (", log" if log else ""), type="log" if log else "linear")
+        figure.update_yaxes(rangemode="normal" if log else "tozero")
+
+
+def _loss_range(values: Sequence[float], log: bool) -> list[float]:
+    if not log:
+        return [0, 1.05 * max(values, default=1.0)]
+    positive = [value for value in values if value > 0] or [1.0]
+    return [log10(min(positive)) - 0.1, log10(max(positive)) + 0.1]
+
+
+def _house(figure: go.Figure, title: str, subtitle: str, height: int) -> None:
+    """What all figures share."""
+    heading: dict[str, Any] = {"text": title, "x": 0, "xref": "paper", "xanchor": "left", "font": {"size": 15}}
+    if subtitle:
+        heading["subtitle"] = {"text": subtitle, "font": {"size": 12, "color": REFERENCE}}
+    figure.update_layout(
+        title=heading,
+        height=height,
+        margin={"l": 60, "r": 14, "t": 64 if subtitle else 40, "b": 54},
+        hovermode="closest",
+        hoverlabel={"align": "left", "namelength": -1},
+        dragmode=False,
+        legend={"itemclick": False, "itemdoubleclick": False, "font": {"size": 12}},
+        legend_title_text="",
+    )
+    figure.update_xaxes(showgrid=False, zeroline=False, fixedrange=True, ticks="outside", ticklen=4, tickcolor=FAINT)
+    figure.update_yaxes(gridcolor=FAINT, zeroline=False, fixedrange=True)
+
+
+def _shortened(text: str, longest: int) -> str:
+    return text if len(text) <= longest else f"…{text[1 - longest :]}"
