@@ -1,4 +1,6 @@
 """Stage 5: build the smaller network a plan describes."""
 
+from core.apply.batchnorm import reestimate_batchnorm as reestimate_batchnorm
+from core.apply.reconstruct import reconstruct_model as reconstruct_model
 from core.apply.surgery import mask_model as mask_model
 from core.apply.surgery import prune_model as prune_model
