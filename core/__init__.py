@@ -13,7 +13,10 @@ from typing import Any
 # Module -> the public names that live there.
 _HOME = {
     "core.apply": "mask_model prune_model reconstruct_model",
-    "core.desk": "DeskRow Headline desk_plan desk_rows drag_terms foretell_accuracy headline propose removed_counts",
+    "core.desk": (
+        "DeskRow Figure Headline PROPOSED START_PLANS StartPlan desk_plan desk_rows drag_terms even_counts "
+        "foretell_accuracy desk_figures headline propose removed_counts removed_from_kept widths_plan"
+    ),
     "core.errors": "Cancelled CoreError",
     "core.evaluate": "compare_models evaluate_model",
     "core.export": "export_model load_exported verify_export",

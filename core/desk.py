@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
+from core.errors import PlanError
 from core.measure.cost import LatencyTable, cost_terms, count_cost, latency_terms, predict_latency
 from core.measure.sensitivity import Sensitivity
 from core.plan import plan_budget, plan_counts
+from core.plan.ratios import kept_units
 from core.records import Cost, Latency, Plan, Scores, Trace
 
 Term = tuple[float, int, int]  # coefficient, row of factor a, row of factor b; -1 = factor 1
@@ -38,6 +41,61 @@ class Headline:
     dense_latency: Latency | None
     accuracy: float | None
     dense_accuracy: float | None
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One headline number beside the dense network's. ``how``: measured, predicted, estimated or exact. ``low`` and
+    ``high``: 95 % interval of an accuracy, quartiles of a time. ``about``: images, device, threads, batch, as known."""
+
+    name: str
+    value: float | None
+    dense: float | None
+    how: str
+    low: float | None = None
+    high: float | None = None
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def change(self) -> float | None:
+        """Accuracy: difference of the shares. All else: relative, -0.4 = 40 % less."""
+        if self.value is None or not self.dense:
+            return None
+        return self.value - self.dense if self.name == "accuracy" else self.value / self.dense - 1
+
+
+@dataclass(frozen=True)
+class StartPlan:
+    """A plan to begin with. ``needs``: what must be known first."""
+
+    name: str
+    title: str
+    help: str
+    budget: Mapping[str, float]
+    needs: tuple[str, ...] = ("scores", "curves")
+
+
+PROPOSED = StartPlan(
+    "one-point",
+    "At most 1 point lost",
+    "As small as it gets while the drops of all groups, added up, stay within one point of accuracy. An estimate: the "
+    "plan is measured as soon as it is set.",
+    {"accuracy_drop": 0.01},
+)
+START_PLANS = (
+    PROPOSED,
+    StartPlan("half-macs", "Half the MACs", "Half the multiply-adds, taken where they cost least.", {"macs": 0.5}),
+    StartPlan(
+        "quarter-params", "A quarter of the parameters", "Three quarters of all weights leave.", {"params": 0.25}
+    ),
+    StartPlan(
+        "twice-fast",
+        "2× faster here",
+        "Half the dense network's time, as predicted for this machine.",
+        {"latency": 0.5},
+        ("scores", "curves", "latency"),
+    ),
+)
 
 
 def desk_rows(trace: Trace, sensitivity: Sensitivity | None, removed: Mapping[str, int]) -> list[DeskRow]:
@@ -79,14 +137,18 @@ def drag_terms(trace: Trace, table: LatencyTable | None) -> dict[str, list[Term]
 
 
 def foretell_accuracy(sensitivity: Sensitivity, removed: Mapping[str, int], trace: Trace, chance: float) -> float:
-    """Dense accuracy less the sum of each group's own drop, never under ``chance``: an estimate, groups interact."""
+    """Dense accuracy less the sum of each group's own drop, in ``chance``..1: an estimate, for groups interact.
+
+    The browser says the same while a bar is dragged: beyond a curve's last point its value stands, and groups without
+    a curve are left out.
+    """
     dense = sensitivity.dense.accuracy
     drop = 0.0
     for group_id, count in removed.items():
         if count and group_id in sensitivity.points:
             fraction = min(count / trace.group(group_id).units, sensitivity.points[group_id][-1].removed_fraction)
-            drop += max(0.0, dense - sensitivity.accuracy(group_id, fraction))
-    return max(chance, dense - drop)
+            drop += dense - sensitivity.accuracy(group_id, fraction)
+    return min(1.0, max(chance, dense - drop))
 
 
 def headline(
@@ -115,12 +177,90 @@ def removed_counts(trace: Trace, plan: Plan) -> dict[str, int]:
     return {name: count for name, count in counts.items() if count}
 
 
-def propose(trace: Trace, scores: Scores, sensitivity: Sensitivity, budget: Mapping[str, float]) -> dict[str, int]:
-    """Removed units per group that meet ``budget`` (as in ``plan_budget``)."""
-    return removed_counts(trace, plan_budget(trace, scores, sensitivity, budget))
+def desk_figures(now: Headline, measured: Mapping[str, Any], dense: Mapping[str, Any]) -> tuple[Figure, ...]:
+    """The headline numbers, each the best that is known: measured before predicted and estimated.
+
+    measured: what ``evaluate_plan`` found for this very plan, {} or a part of it while it runs. dense: the same for the
+    plan that removes nothing. An accuracy or a time that nobody knows yet has ``value`` None.
+    """
+    cost = [
+        Figure(name, float(getattr(now.cost, name)), float(getattr(now.dense_cost, name)), "exact")
+        for name in ("macs", "params", "size_bytes")
+    ]
+    return (_accuracy(now, measured, dense), _latency(now, measured), *cost)
+
+
+def _accuracy(now: Headline, measured: Mapping[str, Any], dense: Mapping[str, Any]) -> Figure:
+    before = dense["accuracy"]["value"] if "accuracy" in dense else now.dense_accuracy
+    if "accuracy" in measured:
+        found = measured["accuracy"]
+        return Figure("accuracy", found["value"], before, "measured", found["low"], found["high"], found)
+    return Figure("accuracy", now.accuracy, before, "estimated")
+
+
+def _latency(now: Headline, measured: Mapping[str, Any]) -> Figure:
+    if "latency" in measured:
+        found, before = measured["latency"], measured["dense_latency"]
+        return Figure(
+            "latency", found["median_ms"], before["median_ms"], "measured", found["low_ms"], found["high_ms"], found
+        )
+    if now.latency is None or now.dense_latency is None:
+        return Figure("latency", None, None, "predicted")
+    time, whole = now.latency, now.dense_latency
+    return Figure("latency", time.median_ms, whole.median_ms, "predicted", time.low_ms, time.high_ms, asdict(time))
+
+
+def propose(
+    trace: Trace,
+    scores: Scores,
+    sensitivity: Sensitivity,
+    budget: Mapping[str, float],
+    *,
+    table: LatencyTable | None = None,
+    held: Collection[str] = (),
+) -> dict[str, int]:
+    """Removed units per group that meet ``budget`` (as in ``plan_budget``), named for every group that may move.
+
+    "latency" is a share of the dense network's predicted time and needs ``table``. ``held``: groups that stay as they
+    are; they are not named, and the budget is met as if they lost nothing.
+    Raises PlanError when it is out of reach, or when what it needs is missing.
+    """
+    limits = dict(budget)
+    if "latency" in limits:
+        if table is None:
+            raise PlanError("A plan by latency needs times measured on this machine; they are not there yet.")
+        limits["latency_ms"] = limits.pop("latency") * predict_latency(trace, Plan({}), table).median_ms
+    free = {name: points for name, points in sensitivity.points.items() if name not in held}
+    plan = plan_budget(trace, scores, replace(sensitivity, points=free), limits, table=table)
+    found = removed_counts(trace, plan)
+    return {name: found.get(name, 0) for name in movable(trace, held)}
+
+
+def even_counts(trace: Trace, removed_fraction: float, held: Collection[str] = ()) -> dict[str, int]:
+    """The same share of every group that may move; at least one unit of each stays."""
+    return {
+        name: trace.group(name).units - kept_units(trace.group(name), removed_fraction) for name in movable(trace, held)
+    }
+
+
+def movable(trace: Trace, held: Collection[str] = ()) -> list[str]:
+    """Ids of the groups whose bars move, in network order."""
+    return [group.id for group in trace.prunable if group.id not in held]
+
+
+def removed_from_kept(trace: Trace, kept: Mapping[str, int]) -> dict[str, int]:
+    """Removed units from kept ones. A locked or unknown group is left out: no edit moves it."""
+    units = {group.id: group.units for group in trace.prunable}
+    return {name: units[name] - min(max(1, count), units[name]) for name, count in kept.items() if name in units}
 
 
 def desk_plan(trace: Trace, scores: Scores, removed: Mapping[str, int]) -> Plan:
     """The plan the bars stand for; groups that this network does not have, or that are locked, are left out."""
     known = {group.id for group in trace.prunable}
     return plan_counts(trace, scores, {name: count for name, count in removed.items() if name in known})
+
+
+def widths_plan(trace: Trace, removed: Mapping[str, int]) -> Plan:
+    """Any plan of these widths, for its cost: counts and times do not ask which units stay."""
+    units = {group.id: group.units for group in trace.prunable}
+    return Plan({name: tuple(range(max(1, units[name] - n))) for name, n in removed.items() if n and name in units})
