@@ -84,12 +84,14 @@ def masked_weight(name: str, tensor: Tensor, masks: Mapping[tuple[str, int], Ten
 
 
 def _sliced(name: str, tensor: Tensor, masks: Mapping[tuple[str, int], Tensor]) -> Tensor:
+    layout = torch.channels_last if tensor.dim() == 4 and not tensor.is_contiguous() else torch.contiguous_format
     for dim in range(tensor.dim()):
         mask = masks.get((name, dim))
         if mask is not None:
             if not mask.any():
                 raise PruneError(f"The plan leaves nothing of {name}: keep at least one channel there.")
             tensor = tensor.index_select(dim, mask.nonzero().flatten().to(tensor.device))
+            tensor = tensor.contiguous(memory_format=layout)
     return tensor
 
 
