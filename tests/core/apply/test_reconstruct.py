@@ -127,7 +127,7 @@ def test_batchnorm_statistics_are_exact(trained: nn.Module, trace: Trace, digits
         pruned(data.images)
     for name, value in pruned.named_buffers():
         if "running" in name:
-            assert torch.allclose(dict(found.named_buffers())[name], value, rtol=1e-4, atol=1e-5), name
+            assert torch.allclose(dict(found.named_buffers())[name], value, rtol=1e-3, atol=1e-5), name
 
 
 @pytest.mark.parametrize("net", [net for net in NETS if net.replays], ids=lambda net: net.name)
