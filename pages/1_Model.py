@@ -49,10 +49,7 @@ def _summary(record: Workspace, subject: Subject) -> None:
     for sentence in work.caveats(subject):
         st.info(sentence, icon=":material/info:")
     cost = count_cost(subject.trace)
-    columns = st.columns(3)
-    columns[0].metric("Parameters", tables.count(cost.params))
-    columns[1].metric("MACs per image", tables.count(cost.macs))
-    columns[2].metric("Size", tables.size(cost.size_bytes))
+    st.html(tables.cost_html(cost))
     if cost.uncounted:
         names = ", ".join(f"{name} ({count}x)" for name, count in cost.uncounted.items())
         st.caption(f"Not counted in the MACs: {names}.")

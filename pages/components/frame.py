@@ -58,9 +58,10 @@ STAGE = {stage.title: stage for stage in STAGES}
 def run(overview: Callable[[], None]) -> None:
     """app.py's whole body: warm workers, declare the pages, draw the menu, run the page that was asked for."""
     session.set_temporary("framed", True)
-    st.set_page_config(page_title="Prunescope", page_icon=str(ASSETS / "mark.svg"), layout="wide")
     pages = _pages(overview)
     current = st.navigation(pages, position="hidden")
+    name = "Prunescope" if current.title == OVERVIEW else f"{current.title} · Prunescope"
+    st.set_page_config(page_title=name, page_icon=str(ASSETS / "mark.svg"), layout="wide")
     session.set_temporary("pages", {one.title: one for one in pages})
     st.html(ASSETS / "frame.css")
     st.logo(str(ASSETS / "logo.svg"), size="large", icon_image=str(ASSETS / "mark.svg"))
@@ -200,7 +201,7 @@ def _menu(here: str, at: Standing) -> None:
             if stage.title in at.done:
                 label += " :primary[:material/check:]"
             elif stage.title == at.next and stage.title != here:
-                label += " :primary-badge[next]"
+                label += " :small[:primary[next]]"
             link(stage.title, label, help=stage.summary)
 
 

@@ -28,12 +28,13 @@ def overview() -> None:
 
 
 def _flow(at: Standing) -> None:
-    """The whole way in one picture."""
-    steps = []
-    for stage in frame.STAGES:
-        state = "done" if stage.title in at.done else "next" if stage.title == at.next else ""
-        steps.append((stage.title, stage.summary, state))
-    st.html(tables.flow_html(steps))
+    """The whole way in one picture: a card per stage."""
+    for number, (column, stage) in enumerate(zip(st.columns(len(frame.STAGES)), frame.STAGES, strict=True), start=1):
+        state = "next" if stage.title == at.next else str(number)
+        with column.container(border=True, height="stretch", key=f"step-{state}"):
+            mark = " :primary[:material/check:]" if stage.title in at.done else ""
+            frame.link(stage.title, f"**{stage.title}**{mark}")
+            st.caption(stage.summary)
 
 
 def _next(record: Workspace, subject: Subject, at: Standing) -> None:
@@ -66,10 +67,7 @@ def _loaded(record: Workspace, subject: Subject) -> None:
     cost = count_cost(subject.trace)
     st.markdown(f"##### {subject.loaded.name}")
     st.caption(f"{subject.model_source} · {work.weights_text(record, subject)}")
-    one, two, three = st.columns(3)
-    one.metric("Parameters", tables.count(cost.params))
-    two.metric("MACs per image", tables.count(cost.macs))
-    three.metric("Size", tables.size(cost.size_bytes))
+    st.html(tables.cost_html(cost))
     channels, height, width = subject.trace.example.shape[1:]
     sizes = ", ".join(f"{count:,} for {part}" for part, count in part_sizes(subject.data).items())
     st.markdown(
@@ -87,15 +85,17 @@ def _plain_warnings(subject: Subject) -> None:
 
 def _found(subject: Subject) -> None:
     found = summarise_trace(subject.trace)
-    st.markdown("##### What was found")
+    st.markdown("##### Its channels")
     st.caption("One forward pass tells which channels hang together; they can only leave together.")
-    one, two, three = st.columns(3)
-    one.metric("Layers", tables.count(found.layers))
-    two.metric("Groups", tables.count(found.groups), help="Layers whose output channels leave together form one group.")
-    three.metric("Prunable channels", f"{tables.count(found.prunable_channels)} of {tables.count(found.channels)}")
+    items = [
+        ("Layers", tables.count(found.layers), ""),
+        ("Groups", tables.count(found.groups), f"{found.prunable} prunable"),
+        ("Channels", tables.count(found.channels), f"{tables.count(found.prunable_channels)} prunable"),
+    ]
+    st.html(tables.strip_html(items, plain=True))
     if found.locked:
-        reasons = "; ".join(f"{count:,} {reason}" for reason, count in found.locked.items())
-        st.markdown(f":material/lock: Locked channels: {reasons}.")
+        for reason, count in list(found.locked.items())[:4]:
+            st.markdown(f":material/lock: {tables.plural(count, 'channel')} locked: {reason}.")
     if found.unknown:
         names = ", ".join(f"`{name}` ({count}x)" for name, count in found.unknown.items())
         st.markdown(f":material/help: Operators without a rule, so what they touch stays: {names}.")

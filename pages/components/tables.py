@@ -9,7 +9,7 @@ from typing import Any
 
 import streamlit as st
 
-from core import LayerRow
+from core import Cost, LayerRow
 
 MISSING = "–"
 _STEPS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
@@ -95,6 +95,32 @@ def latency_text(latency: Mapping[str, Any] | None) -> str:
     return f"{ms(latency['median_ms'])} [{_three(latency['low_ms'])}, {_three(latency['high_ms'])}]"
 
 
+def cost_html(cost: Cost) -> str:
+    """What a network costs, as a row of numbers."""
+    items = [
+        ("Parameters", count(cost.params), ""),
+        ("MACs per image", count(cost.macs), ""),
+        ("Size", size(cost.size_bytes), ""),
+    ]
+    return strip_html(items, plain=True)
+
+
+def difference_text(difference: Mapping[str, float]) -> str:
+    """A difference of accuracies with its interval, in points: "−1.2 points [−2.4, 0.0]"."""
+    value, low, high = (points(difference[name]) for name in ("value", "low", "high"))
+    return f"{value} points [{low}, {high}]"
+
+
+def device_text(latency: Mapping[str, Any]) -> str:
+    """Where a time was measured: "cpu, 1 thread, batch of 1"."""
+    return f"{latency['device']}, {plural(latency['threads'], 'thread')}, batch of {latency['batch']}"
+
+
+def numbers(values: Sequence[float]) -> str:
+    """A short list of numbers: "0.485, 0.456, 0.406"."""
+    return ", ".join(f"{value:.4g}" for value in values)
+
+
 def plural(n: int, one: str, many: str = "") -> str:
     """ "1 image", "3 images"."""
     return f"{n:,} {one if n == 1 else many or one + 's'}"
@@ -132,23 +158,13 @@ def _before_after(before: int, after: int) -> str:
     return f"{before:,}" if before == after else f"{before:,} → {after:,}"
 
 
-def strip_html(items: Sequence[tuple[str, str, str]]) -> str:
-    """Headline numbers as one row: (what, how much, beside it)."""
+def strip_html(items: Sequence[tuple[str, str, str]], *, plain: bool = False) -> str:
+    """Headline numbers as one row: (what, how much, beside it). ``plain``: without lines above and below."""
     cells = "".join(
         f"<div><dt>{escape(what)}</dt><dd>{escape(value)}<small>{escape(beside)}</small></dd></div>"
         for what, value, beside in items
     )
-    return f'<dl class="ps-strip">{cells}</dl>'
-
-
-def flow_html(steps: Sequence[tuple[str, str, str]]) -> str:
-    """The stages in order: (title, what one does there, "done", "next" or "")."""
-    marks = {"done": "✓ ", "next": "", "": ""}
-    cells = "<i>→</i>".join(
-        f'<span class="{state}" title="{escape(summary)}">{marks[state]}{escape(title)}</span>'
-        for title, summary, state in steps
-    )
-    return f'<div class="ps-flow">{cells}</div>'
+    return f'<dl class="ps-strip{" plain" if plain else ""}">{cells}</dl>'
 
 
 def pictures_html(pictures: Sequence[tuple[str, str]]) -> str:
