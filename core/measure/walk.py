@@ -28,7 +28,8 @@ class Replays:
         shape = tuple(images.shape)
         if shape not in self.known:
             same = shape == tuple(self.trace.example.shape)
-            tape = self.trace.tape if same else record_tape(self.trace.module, images)
+            with torch.inference_mode(False):  # there, composite operators would stay whole and write through views
+                tape = self.trace.tape if same else record_tape(self.trace.module, images)
             self.known[shape] = Replay(tape, self.trace.module)
         return self.known[shape]
 

@@ -52,7 +52,8 @@ def score_channels(
         data = require_images(data, CRITERIA.row(criterion).title)
     request = Request(trace, data, seed, batch_size, {**chosen.options, **options}, on_progress, cancelled)
     request.check()
-    scores = {name: values.double().cpu() for name, values in chosen.score(request).items()}
+    with torch.inference_mode(False):  # gradients can be had also when the caller is in inference mode
+        scores = {name: values.double().cpu() for name, values in chosen.score(request).items()}
     for name, values in scores.items():
         if not bool(torch.isfinite(values).all()):
             raise _not_finite(criterion, name)

@@ -228,6 +228,15 @@ def test_taylor_is_the_paper_s_formula(batch_size: int) -> None:
         torch.testing.assert_close(found.scores[name], theta, rtol=1e-4, atol=1e-8)
 
 
+def test_taylor_works_where_the_caller_has_switched_gradients_off() -> None:
+    _, data, trace = subject(Chain)
+    plain = score_channels(trace, data, "taylor").scores
+    for mode in (torch.no_grad(), torch.inference_mode()):
+        with mode:
+            found = score_channels(trace, data, "taylor").scores
+            assert all(torch.equal(found[name], values) for name, values in plain.items())
+
+
 def test_taylor_normalised_and_with_the_price_of_a_map() -> None:
     _, data, trace = subject(Chain)
     plain = score_channels(trace, data, "taylor").scores

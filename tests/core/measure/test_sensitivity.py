@@ -14,6 +14,7 @@ from core.apply import prune_model
 from core.errors import MeasureError, PlanError
 from core.measure.importance import score_channels
 from core.measure.sensitivity import Sensitivity, scan_sensitivity
+from core.measure.walk import Replays
 from core.plan import plan_fractions
 from core.records import ImageData, Scores
 from core.solvers.intervals import wilson
@@ -109,6 +110,15 @@ def test_equals_pruning_a_copy(kind: type[nn.Module], criterion: str) -> None:
             assert found.loss(group.id, fraction) == pytest.approx(loss, rel=1e-5)
             assert found.images_used(group.id, fraction) == len(data)
             assert found.interval(group.id, fraction) == wilson(round(accuracy * len(data)), len(data))
+
+
+def test_a_tape_for_another_batch_size_holds_the_same_operators_in_every_mode() -> None:
+    module, data = network(Depthwise), pictures()
+    trace = trace_channels(module, data.images)
+    with torch.inference_mode():
+        tape = Replays(trace).of(data.images).tape
+    assert [step.name for step in tape.steps] == [step.name for step in trace.tape.steps]
+    assert tape.shapes[tape.input] == data.images.shape
 
 
 def test_the_curve_is_not_flat() -> None:
