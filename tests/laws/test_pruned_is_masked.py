@@ -13,6 +13,7 @@ from core.errors import CoreError, PlanError, PruneError, TraceError
 from core.measure.cost.counts import count_cost
 from core.records import Plan
 from core.trace import trace_channels
+from tests.untouched import awkward, same, state_of
 from tests.zoo import NETS, ZOO, ZooNet, images, outputs, random_plan
 
 EVERY_NET = pytest.mark.parametrize("net", NETS, ids=lambda net: net.name)
@@ -26,9 +27,9 @@ def test_keeping_all_is_identity(net: ZooNet) -> None:
     batch = images(net.shape, 4)
     everything = Plan({group.id: tuple(range(group.units)) for group in trace.groups})
     for plan in (Plan({}), everything):
-        for same in (prune_model(module, trace, plan), mask_model(module, trace, plan)):
-            assert same is not module
-            assert all(torch.equal(a, b) for a, b in zip(outputs(same, batch), outputs(module, batch), strict=True))
+        for whole in (prune_model(module, trace, plan), mask_model(module, trace, plan)):
+            assert whole is not module
+            assert all(torch.equal(a, b) for a, b in zip(outputs(whole, batch), outputs(module, batch), strict=True))
 
 
 @EVERY_NET
@@ -57,46 +58,6 @@ def test_every_group_alone_down_to_one_unit(net: ZooNet) -> None:
         plan = Plan({group.id: (group.units - 1,)})
         pruned, masked = prune_model(module, trace, plan), mask_model(module, trace, plan)
         assert max_relative_error(outputs(pruned, batch), outputs(masked, batch)) < TOLERANCE
-
-
-def state_of(module: nn.Module) -> dict[str, object]:
-    """Everything a caller could notice."""
-    return {
-        "values": {name: tensor.clone() for name, tensor in module.state_dict().items()},
-        "same tensors": [id(tensor) for tensor in [*module.parameters(), *module.buffers()]],
-        "wants gradients": [parameter.requires_grad for parameter in module.parameters()],
-        "gradients": [None if p.grad is None else p.grad.clone() for p in module.parameters()],
-        "modes": [layer.training for layer in module.modules()],
-        "hooks": [
-            len(layer._forward_hooks) + len(layer._forward_pre_hooks) + len(layer._backward_hooks)
-            for layer in module.modules()
-        ],
-        "attributes": [
-            {name: value for name, value in vars(layer).items() if isinstance(value, int | str | tuple)}
-            for layer in module.modules()
-        ],
-    }
-
-
-def same(a: object, b: object) -> bool:
-    if isinstance(a, Tensor) and isinstance(b, Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, dict) and isinstance(b, dict):
-        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
-    if isinstance(a, list) and isinstance(b, list):
-        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
-    return a == b
-
-
-def awkward(net: ZooNet) -> nn.Module:
-    """In train mode but for one layer, one parameter frozen, gradients already there."""
-    module = net.build().train()
-    next(module.children(), module).eval()
-    first = next(module.parameters())
-    first.requires_grad_(False)
-    for parameter in list(module.parameters())[1:]:
-        parameter.grad = torch.full_like(parameter, 0.5)
-    return module
 
 
 @EVERY_NET
