@@ -10,6 +10,7 @@ import streamlit as st
 from core import (
     ChannelRow,
     CoreError,
+    RankedUnit,
     Scores,
     Subject,
     channel_rows,
@@ -144,7 +145,7 @@ def show_group(record: Workspace, subject: Subject, scores: Scores, rows: list[C
     ranked = ranked_units(row, scores)
     names = {one.id: one.name for one in rows}
     session.set_widget_value(GROUP_MENU, row.id)
-    head, numbers = st.columns([5, 6], gap="large", vertical_alignment="bottom")
+    head, numbers = st.columns([5, 6], gap="large")
     head.selectbox(
         "Group",
         list(names),
@@ -153,30 +154,32 @@ def show_group(record: Workspace, subject: Subject, scores: Scores, rows: list[C
         on_change=lambda: session.select_group(session.widget_value(GROUP_MENU)),
     )
     one = next(one for one in ranked if one.unit == channel)
-    units, leaving, picked = numbers.columns(3)
-    units.metric("Channels", f"{len(ranked):,}")
-    leaving.metric("The plan removes", f"{len(row.pruned):,}", help=removal_help(record, scores))
-    picked.metric(f"Channel {channel}", f"{one.score:.4g}", help="Score of the channel that is selected in the map.")
-    picked.caption(f"rank {one.rank} of {len(ranked)}, {'kept' if one.kept else 'removed'}")
-    left, right = st.columns([6, 5], gap="large")
+    items = [
+        ("Channels", f"{len(ranked):,}", ""),
+        ("The plan removes", f"{len(row.pruned):,}", ""),
+        (f"Channel {channel}", charts.score_text(one.score), f"rank {one.rank}, {'kept' if one.kept else 'removed'}"),
+    ]
+    numbers.html(tables.strip_html(items))
+    st.caption(removal_text(record, scores))
+    left, right = st.columns(2, gap="large")
     with left:
-        figure = charts.score_bars(ranked, group=row.name, criterion=CRITERIA[scores.criterion].title, selected=channel)
-        alt = f"Bar chart of the scores of {row.name}, from {ranked[0].score:.4g} down to {ranked[-1].score:.4g}"
-        st.plotly_chart(
-            figure,
-            key="score_bars",
-            config=charts.config(f"scores-{row.name}-{scores.criterion}"),
-            on_select=lambda: pick_bar(row.id),
-            selection_mode="points",
-            alt=alt,
-        )
+        show_bars(row, ranked, scores.criterion, channel)
     with right:
         show_members(subject, row)
-    spread = score_quantiles(row)
-    st.dataframe(
-        [{"Scores of this group": CRITERIA[scores.criterion].title, **{k: f"{v:.4g}" for k, v in spread.items()}}],
-        hide_index=True,
-        width="stretch",
+    title = CRITERIA[scores.criterion].title
+    spread = {name: charts.score_text(value) for name, value in score_quantiles(row).items()}
+    st.dataframe([{"Scores of this group": title, **spread}], hide_index=True, width="stretch")
+
+
+def show_bars(row: ChannelRow, ranked: list[RankedUnit], criterion: str, channel: int) -> None:
+    top, bottom = (charts.score_text(one.score) for one in (ranked[0], ranked[-1]))
+    st.plotly_chart(
+        charts.score_bars(ranked, group=row.name, criterion=CRITERIA[criterion].title, selected=channel),
+        key="score_bars",
+        config=charts.config(f"scores-{row.name}-{criterion}"),
+        on_select=lambda: pick_bar(row.id),
+        selection_mode="points",
+        alt=f"Bar chart of the scores of {row.name}, from {top} down to {bottom}",
     )
 
 
@@ -198,11 +201,11 @@ def show_members(subject: Subject, row: ChannelRow) -> None:
     )
 
 
-def removal_help(record: Workspace, scores: Scores) -> str:
+def removal_text(record: Workspace, scores: Scores) -> str:
     """Which channels those would be."""
     in_use = work.criterion(record)
     if in_use == scores.criterion:
-        return "The lowest scores leave first. Change how many on the page Tune."
+        return "The lowest scores leave first; how many is set on the page Tune."
     title = CRITERIA[in_use].title if in_use in CRITERIA else in_use
     return f"Plans go by {title}; shown is what {CRITERIA[scores.criterion].title} would remove in its place."
 

@@ -25,8 +25,8 @@ CRITERIA = {row.name: row for row in list_criteria()}
 SEEN, VIEW, QUANTITY, TILE_PAGE = "scan_criterion", "scan_view", "scan_quantity", "scan_tiles"
 VIEWS = ("All in one", "One by one")
 QUANTITIES = {"accuracy": "Accuracy", "loss": "Loss", "log-loss": "Loss, log scale"}
-TILES, TILE_WIDTH = 24, 264
-POLLING, ACTIVE = "scan_polling", "scan_active"
+TILES, TILE_WIDTH = 24, 300
+POLLING, MEASURED_NOW = "scan_polling", "scan_measured_now"
 
 
 def remember(name: str) -> None:
@@ -51,6 +51,7 @@ def choose_criterion(record: Workspace) -> str:
         key=f"menu_{SEEN}",
         on_change=remember,
         args=(SEEN,),
+        width=420,
         help="The importance criterion: the lowest scores leave first. Every criterion has curves of its own.",
     )
     return name
@@ -59,6 +60,7 @@ def choose_criterion(record: Workspace) -> str:
 def start(subject: Subject, criterion: str) -> None:
     work.again("scan", subject, criterion=criterion)
     work.ensure("scan", subject, criterion=criterion)
+    session.set_temporary(MEASURED_NOW, [*session.temporary(MEASURED_NOW, []), [subject.key, criterion]])
 
 
 def scan_words(subject: Subject) -> str:
@@ -96,10 +98,10 @@ def tell_origin(subject: Subject, sensitivity: Sensitivity, found: work.Work, cr
         origin = ":orange-badge[:material/stop_circle: stopped early]"
     elif is_shipped("scan", subject, criterion=criterion):
         origin = ":primary-badge[:material/inventory_2: shipped with this demo]"
-    elif found.job is not None:
-        origin = ":green-badge[:material/check: measured now]"
+    elif [subject.key, criterion] in session.temporary(MEASURED_NOW, []):
+        origin = ":green-badge[:material/check: measured just now]"
     else:
-        origin = ":green-badge[:material/database: measured before, from the store]"
+        origin = ":green-badge[:material/database: measured earlier, from the store]"
     scope = scan_scope(subject)
     images = f"{sensitivity.dense.images:,} of {scope.images:,}"
     if sensitivity.dense.images == scope.images:
@@ -120,11 +122,20 @@ def pick(key: str) -> None:
 
 
 def show_curves(subject: Subject, sensitivity: Sensitivity, focus: str, criterion: str) -> None:
-    left, right = st.columns([3, 2], vertical_alignment="bottom")
-    with left, st.container(horizontal=True, vertical_alignment="bottom"):
-        view = chosen(VIEW, list(VIEWS), VIEWS[0])
+    names = {group.id: group.name for group in subject.trace.groups if group.id in sensitivity.points}
+    view = chosen(VIEW, list(VIEWS), VIEWS[0])
+    quantity = chosen(QUANTITY, list(QUANTITIES), "accuracy")
+    session.set_widget_value("menu_group", focus)
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
+        st.selectbox(
+            "Selected group",
+            list(names),
+            format_func=lambda group_id: names[group_id],
+            key="menu_group",
+            on_change=lambda: session.select_group(session.widget_value("menu_group")),
+            width=420,
+        )
         st.segmented_control("Curves", VIEWS, key=f"menu_{VIEW}", on_change=remember, args=(VIEW,), required=True)
-        quantity = chosen(QUANTITY, list(QUANTITIES), "accuracy")
         st.segmented_control(
             "What is lost",
             list(QUANTITIES),
@@ -134,15 +145,6 @@ def show_curves(subject: Subject, sensitivity: Sensitivity, focus: str, criterio
             args=(QUANTITY,),
             required=True,
         )
-    names = {group.id: group.name for group in subject.trace.groups if group.id in sensitivity.points}
-    session.set_widget_value("menu_group", focus)
-    right.selectbox(
-        "Selected group",
-        list(names),
-        format_func=lambda group_id: names[group_id],
-        key="menu_group",
-        on_change=lambda: session.select_group(session.widget_value("menu_group")),
-    )
     options: dict[str, Any] = {
         "quantity": quantity.removeprefix("log-"),
         "log": quantity.startswith("log-"),
@@ -200,9 +202,9 @@ def show_drops(subject: Subject, sensitivity: Sensitivity, focus: str, criterion
     rows = drop_rows(subject.trace, sensitivity)
     st.subheader("What is lost, one group alone", anchor=False)
     st.caption(
-        "Points of accuracy below the dense network when this share of one group leaves. In brackets the 95 % interval "
-        "of the difference; it takes the two measurements for independent, so it is on the wide side. "
-        "Sort by clicking a heading; tick a row to select its group."
+        "Percentage points of accuracy below the dense network when 25, 50 or 75 % of one group's channels leave, with "
+        "the 95 % interval of the difference (it takes the two measurements for independent, so it is on the wide "
+        "side). Click a heading to sort; tick a row to select its group."
     )
     table = [drop_cells(row, row.id == focus) for row in rows]
     st.dataframe(
@@ -210,7 +212,7 @@ def show_drops(subject: Subject, sensitivity: Sensitivity, focus: str, criterion
         key="drops",
         hide_index=True,
         width="stretch",
-        column_config={name: st.column_config.NumberColumn(name, format="%.1f") for name in table[0] if "lost" in name},
+        column_config={name: st.column_config.NumberColumn(name, format="%.1f") for name in table[0] if "Lost" in name},
         on_select=lambda: pick_row(rows),
         selection_mode="single-row",
     )
@@ -228,8 +230,8 @@ def show_drops(subject: Subject, sensitivity: Sensitivity, focus: str, criterion
 def drop_cells(row: DropRow, selected: bool) -> dict[str, Any]:
     cells: dict[str, Any] = {"": "●" if selected else "", "Group": row.name, "Channels": row.units}
     for share, drop in zip((25, 50, 75), row.drops, strict=True):
-        cells[f"{share} % gone: points lost"] = None if drop is None else 100 * drop.lost
-        cells[f"95 % interval at {share} %"] = tables.MISSING if drop is None else interval_text(drop)
+        cells[f"Lost at {share} %"] = None if drop is None else 100 * drop.lost
+        cells[f"Interval at {share} %"] = tables.MISSING if drop is None else interval_text(drop)
     return cells
 
 
@@ -249,7 +251,8 @@ def show(subject: Subject, criterion: str) -> None:
     found = work.ensure("scan", subject, criterion=criterion, start=False)
     if found.active != session.temporary(POLLING):
         st.rerun()  # begins or ends the polling
-    work.progress(found, "Scan", retry=lambda: start(subject, criterion), key="scan")
+    retry = (lambda: start(subject, criterion)) if found.result is not None else None
+    work.progress(found, "Scan", retry=retry, key="scan")
     try:
         sensitivity = Sensitivity.from_dict(found.result) if found.result is not None else None
     except CoreError as error:

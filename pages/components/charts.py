@@ -16,9 +16,9 @@ import plotly.graph_objects as go
 
 from core import RankedUnit, Sensitivity
 
-FOCUS, FOCUS_BAND = "#D55E00", "rgba(213, 94, 0, 0.20)"
-CURVE, CURVE_BAND = "#0072B2", "rgba(0, 114, 178, 0.20)"
-KEPT, GONE = "#0072B2", "rgba(128, 138, 142, 0.55)"
+FOCUS, FOCUS_BAND = "#D55E00", "rgba(213, 94, 0, 0.24)"
+CURVE, CURVE_BAND = "#1A82C4", "rgba(26, 130, 196, 0.28)"
+KEPT, GONE = CURVE, "rgba(128, 138, 142, 0.55)"
 MUTED, REFERENCE = "rgba(128, 138, 142, 0.55)", "rgb(128, 138, 142)"
 FAINT = "rgba(128, 138, 142, 0.22)"
 SINGLY = "Measured: this group alone, everything else dense"
@@ -138,8 +138,17 @@ def score_bars(
     figure.update_layout(bargap=0.0 if len(ranked) > MANY_BARS else 0.15, barmode="overlay", hovermode="closest")
     figure.update_layout(legend={"orientation": "h", "x": 1, "xanchor": "right", "y": 1, "yanchor": "bottom"})
     figure.update_xaxes(title="rank within the group (1 = kept longest)", range=[0.4, len(ranked) + 0.6])
-    figure.update_yaxes(title="score", tickformat="~g")
+    figure.update_yaxes(title="score", exponentformat="power")
     return figure
+
+
+def score_text(score: float) -> str:
+    """Three digits, small and large ones with a power: 0.0000144 -> "1.44e−5"."""
+    text = f"{score:.3g}"
+    if "e" in text:
+        digits, power = text.split("e")
+        text = f"{digits}e{int(power)}"
+    return text.replace("-", "−")
 
 
 def _curve(
@@ -175,6 +184,7 @@ def _curve(
         name=shown or name,
         showlegend=shown is not None,
         legendgroup=legend or group_id,
+        legendrank=3 if legend else 1,
         hovertemplate=f"<b>{name}</b><br>%{{customdata[1]}} of %{{customdata[2]}} channels removed (%{{x:.1f}} %)"
         f"<br>{reading}<br>%{{customdata[5]}} images<extra></extra>",
     )
@@ -191,6 +201,7 @@ def _band(sensitivity: Sensitivity, group_id: str, colour: str, name: str) -> go
         line={"width": 0},
         mode="lines",
         name=name,
+        legendrank=2,
         hoverinfo="skip",
     )
 
@@ -212,6 +223,7 @@ def _add_references(figure: go.Figure, sensitivity: Sensitivity, quantity: str, 
                 mode="lines",
                 line={"color": REFERENCE, "width": 1.2, "dash": dash},
                 name=f"{name}, {number}{unit}",
+                legendrank=4,
                 hoverinfo="skip",
             )
         )
