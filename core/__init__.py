@@ -19,7 +19,7 @@ _HOME = {
     ),
     "core.errors": "Cancelled CoreError",
     "core.evaluate": "compare_models evaluate_model",
-    "core.export": "export_model load_exported verify_export",
+    "core.export": "export_model list_formats load_exported verify_export",
     "core.inventory": "LayerRow class_counts layer_rows part_sizes sample_pictures summarise_trace",
     "core.load": "list_data list_models load_data load_model sanitise_weights",
     "core.measure.cost": "LatencyTable build_latency_table count_cost measure_latency predict_latency",

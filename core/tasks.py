@@ -133,7 +133,7 @@ def export(
 ) -> dict[str, Any]:
     """Write the network of ``plan`` to the owner's export folder, measure it on report images and verify the files.
 
-    Result: {"directory", "files": [{"name", "size_bytes"}], "verification", "dense", "pruned", "comparison", "failed"}.
+    Result: {"directory", "files": [{"name", "size_bytes"}], "verification", "measurements", "difference", "failed"}.
     """
     subject = open_subject(model, weights, data)
     chosen = Plan.from_json(plan)
@@ -158,7 +158,7 @@ def export(
         raise CoreError("Export was cancelled before anything was written.")
     on_progress(0.4, "Writing files")
     directory = exports_folder(owner) / f"{subject.loaded.name.replace('/', '-')}-{chosen.key}"
-    export_model(
+    written = export_model(
         pruned,
         chosen,
         directory,
@@ -177,4 +177,5 @@ def export(
         "verification": verification.to_dict(),
         "measurements": measurements,
         "difference": {"value": comparison.difference, "low": comparison.low, "high": comparison.high},
+        "failed": dict(written.failed),
     }

@@ -9,9 +9,8 @@ from typing import IO, Any
 
 import streamlit as st
 
-from core import Subject, data_address, keep_images, keep_weights, list_data, list_models, open_subject
+from core import CoreError, Subject, data_address, keep_images, keep_weights, list_data, list_models, open_subject
 from core import workspace as records
-from core.errors import LoadError
 from pages.components import session
 
 FAMILIES = {
@@ -67,9 +66,9 @@ def _weights(request: Request) -> tuple[str, str]:
         return str(kept), request.weights_name
     path = Path(request.weights_path.strip()).expanduser()
     if not request.weights_path.strip():
-        raise LoadError("Expected a weights file; found none. Upload one (.pt, .pth or .safetensors) or give its path.")
+        raise CoreError("Expected a weights file; found none. Upload one (.pt, .pth or .safetensors) or give its path.")
     if not path.is_file():
-        raise LoadError(f"There is no weights file at {path}. Check the path, or upload the file.")
+        raise CoreError(f"There is no weights file at {path}. Check the path, or upload the file.")
     with path.open("rb") as file:
         return str(keep_weights(file, path.name, session.owner())), path.name
 
@@ -82,9 +81,9 @@ def _data(request: Request) -> str:
         path = request.data_path.strip()
         if not path:
             kind = "an .npz file" if request.data == NPZ else "a folder with one folder of images per class"
-            raise LoadError(f"Expected {kind}; found no path. Type the path, or choose other images.")
+            raise CoreError(f"Expected {kind}; found no path. Type the path, or choose other images.")
         if not Path(path).expanduser().exists():
-            raise LoadError(f"There are no images at {path}. Check the path.")
+            raise CoreError(f"There are no images at {path}. Check the path.")
         return data_address(str(Path(path).expanduser()), size=size)
     if request.data in ROOTED:
         return data_address(request.data, root=request.data_path.strip(), size=size)

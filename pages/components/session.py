@@ -14,8 +14,8 @@ from typing import Any
 
 import streamlit as st
 
+from core import CoreError
 from core import workspace as records
-from core.errors import CoreError
 from core.store import Conflict, Store, open_store
 from core.workspace import Workspace
 

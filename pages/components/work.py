@@ -16,8 +16,7 @@ from typing import Any
 import streamlit as st
 
 from core import Plan, Scores, Sensitivity, Subject, desk_plan, find_result, job_key, open_subject
-from core.job_queue import JobStatus
-from core.jobs import open_jobs
+from core.jobs import JobStatus, open_jobs
 from core.store import open_store
 from core.workspace import Workspace
 from pages.components import session
