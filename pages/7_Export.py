@@ -7,9 +7,8 @@ from typing import Any
 
 import streamlit as st
 
-from core import Plan, Subject, layer_rows
-from core.job_queue import JobStatus
-from core.jobs import open_jobs
+from core import CoreError, Plan, Subject, layer_rows, list_formats
+from core.jobs import JobStatus, open_jobs
 from core.workspace import Workspace, choose, note_measured
 from pages.components import downloads, frame, session, tables, work
 from pages.components.standing import EXPORT, last_export
@@ -17,7 +16,7 @@ from pages.components.standing import EXPORT, last_export
 LEAD = "Write a network that is really smaller, reload it in a fresh process, and measure it on images kept for this."
 JOB, FORMATS = "export_job", "export_formats"
 ALWAYS = "checkpoint"
-OPTIONAL = {"pt2": "PyTorch program (.pt2)", "onnx": "ONNX"}
+OPTIONAL = {row.name: row for row in list_formats() if row.name != ALWAYS}
 
 
 def main() -> None:
@@ -88,12 +87,11 @@ def _order(record: Workspace, subject: Subject, plan: Plan) -> None:
         formats = st.pills(
             "Besides the checkpoint and its recipe, write",
             list(OPTIONAL),
-            format_func=OPTIONAL.get,
+            format_func=lambda name: OPTIONAL[name].title,
             selection_mode="multi",
             default=[name for name in record.choices.get(FORMATS, list(OPTIONAL)) if name in OPTIONAL],
             key="formats",
-            help="The checkpoint (safetensors) reloads with Prunescope's code; a .pt2 program needs PyTorch only; "
-            "ONNX runs in many other places.",
+            help="  \n".join(f"**{row.title}**: {row.summary}" for row in list_formats()),
         )
     right.button(
         "Export",
@@ -120,7 +118,7 @@ def _start(subject: Subject, plan: Plan, formats: list[str]) -> None:
     }
     try:
         job_id = open_jobs().submit(session.owner(), "export", arguments, replaces="export")
-    except frame.CoreError as error:
+    except CoreError as error:
         session.notify(str(error))
         return
     ticket = {"id": job_id, "plan": plan.key, "subject": subject.key}
@@ -171,7 +169,7 @@ def _results(found: dict[str, Any], subject: Subject, plan: Plan) -> None:
         downloads.buttons(directory, names, found["plan"])
     with right.container(border=True, height="stretch", key="card-checks"):
         st.markdown("**Verified in a fresh process**")
-        _verification(found["verification"])
+        _verification(found)
     with st.expander("Load it in Python", expanded=False):
         _how_to_load(directory, names, subject)
 
@@ -212,10 +210,23 @@ def _figures(found: dict[str, Any], subject: Subject) -> None:
         st.info(sentence, icon=":material/info:")
 
 
-def _verification(report: dict[str, Any]) -> None:
-    for check in tables.checks(report):
-        mark = ":green[:material/check_circle:]" if check.passed else ":red[:material/cancel:]"
-        st.markdown(f"{mark} **{check.name}** {check.sentence}")
+def _verification(found: dict[str, Any]) -> None:
+    report = found["verification"]
+    for check in report["files"]:
+        mark = ":green[:material/check_circle:]" if check["ok"] else ":red[:material/cancel:]"
+        st.markdown(f"{mark} {check['message']}{_answers(check)}")
+    for sentence in found["failed"].values():
+        st.markdown(f":red[:material/cancel:] {sentence}")
+    if not report["files"] or not report["ok"]:
+        st.error(report["message"], icon=":material/error:")
+
+
+def _answers(check: dict[str, Any]) -> str:
+    """Accuracy on the stored images, reloaded and at export, when they have labels."""
+    if check["accuracy"] is None:
+        return ""
+    now, then = tables.percent(check["accuracy"]), tables.percent(check["expected_accuracy"])
+    return f" Right on {now} of them; {then} at export."
 
 
 def _how_to_load(directory: Path, names: list[str], subject: Subject) -> None:
@@ -226,7 +237,7 @@ def _how_to_load(directory: Path, names: list[str], subject: Subject) -> None:
     )
     st.markdown("With Prunescope's code (the checkpoint and its recipe, unpacked):")
     st.code(
-        f'from core import load_exported\n\nloaded = load_exported("{directory.name}")\nscores = loaded.module(images)',
+        f'from core import load_exported\n\nnetwork = load_exported("{directory.name}")\nscores = network(images)',
         language="python",
     )
     for name in names:
