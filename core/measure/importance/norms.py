@@ -41,15 +41,17 @@ def _powers(request: Request, power: int) -> dict[str, Tensor]:
 
 
 def weight_l1(request: Request) -> dict[str, Tensor]:
+    """Sum over producers of the L1 norm of a unit's slice of their weights (Li et al. 2017, arXiv 1608.08710)."""
     return _powers(request, 1)
 
 
 def weight_l2(request: Request) -> dict[str, Tensor]:
+    """L2 norm of a unit's slices of all producers' weights, taken as one vector (He et al. 2018, arXiv 1808.06866)."""
     return {name: total.sqrt() for name, total in _powers(request, 2).items()}
 
 
 def bn_scale(request: Request) -> dict[str, Tensor]:
-    """Mean |gamma| of the batch norms a unit passes; 1 where it passes none."""
+    """Mean |gamma| of the batch norms a unit passes; 1 where it passes none (Liu et al. 2017, arXiv 1708.06519)."""
     tape, state = request.trace.tape, named_state(request.trace.module)
     scales = {
         tape.state[step.args[1].slot]
@@ -69,7 +71,10 @@ def bn_scale(request: Request) -> dict[str, Tensor]:
 
 
 def fpgm(request: Request) -> dict[str, Tensor]:
-    """Sum of distances to the other filters of the same weight, over the weights that make the unit."""
+    """Sum of distances to the other filters of the same weight, over the weights that make the unit.
+
+    He et al. 2019, arXiv 1811.00250: in place of the distance to the geometric median, equation 6.
+    """
     state = named_state(request.trace.module)
     scores = {}
     for group in request.trace.groups:
@@ -83,10 +88,12 @@ def fpgm(request: Request) -> dict[str, Tensor]:
 
 
 def first_k(request: Request) -> dict[str, Tensor]:
+    """units, units - 1, ..., 1: the "first k" of He, Zhang, Sun 2017 (arXiv 1707.06168)."""
     return {g.id: torch.arange(g.units, 0, -1, dtype=torch.float64) for g in request.trace.groups}
 
 
 def random_scores(request: Request) -> dict[str, Tensor]:
+    """Uniform in 0..1, drawn by the seed and the group's id, so that no group moves another's numbers."""
     return {
         group.id: torch.rand(group.units, generator=request.numbers(group.id), dtype=torch.float64)
         for group in request.trace.groups

@@ -35,10 +35,15 @@ class Sample:
 
 
 def qr(request: Request) -> dict[str, Tensor]:
+    """|R_ii| at each unit's pivot; column i of Z is what unit i adds to its readers' outputs (CHaPR, from the abstract).
+
+    Layers that read the same trunk are stacked into one Z: the joint selection.
+    """
     return _score(request, contributions=True)
 
 
 def qr_activation(request: Request) -> dict[str, Tensor]:
+    """|R_ii| at each unit's pivot; column i of Z holds unit i's activations as its readers see them (sibling form)."""
     return _score(request, contributions=False)
 
 
