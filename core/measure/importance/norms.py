@@ -73,7 +73,7 @@ def bn_scale(request: Request) -> dict[str, Tensor]:
 def fpgm(request: Request) -> dict[str, Tensor]:
     """Sum of distances to the other filters of the same weight, over the weights that make the unit.
 
-    He et al. 2019, arXiv 1811.00250: in place of the distance to the geometric median, equation 6.
+    He et al. 2019, arXiv 1811.00250: their substitute for the distance to the geometric median.
     """
     state = named_state(request.trace.module)
     scores = {}

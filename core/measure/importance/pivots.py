@@ -35,7 +35,7 @@ class Sample:
 
 
 def qr(request: Request) -> dict[str, Tensor]:
-    """|R_ii| at each unit's pivot; column i of Z is what unit i adds to its readers' outputs (CHaPR, from the abstract).
+    """|R_ii| at each unit's pivot; column i of Z is what unit i adds to its readers' outputs (after CHaPR).
 
     Layers that read the same trunk are stacked into one Z: the joint selection.
     """
