@@ -29,6 +29,10 @@ class DeskRow:
     members: tuple[str, ...]
     curve: tuple[tuple[float, float, float, float], ...]
 
+    @property
+    def removed_fraction(self) -> float:
+        return 1 - self.kept / self.units
+
 
 @dataclass(frozen=True)
 class Headline:
@@ -166,7 +170,7 @@ def headline(
         count_cost(trace),
         predict_latency(trace, plan, table) if table else None,
         predict_latency(trace, Plan({}), table) if table else None,
-        foretell_accuracy(sensitivity, removed, trace, 1 / classes) if sensitivity else None,
+        foretell_accuracy(sensitivity, removed, trace, 1 / max(1, classes)) if sensitivity else None,
         sensitivity.dense.accuracy if sensitivity else None,
     )
 

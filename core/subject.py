@@ -38,6 +38,11 @@ class Subject:
         return digest(self.loaded.fingerprint, self.data.fingerprint)
 
     @property
+    def chance(self) -> float:
+        """Accuracy of guessing, a share."""
+        return 1 / max(1, len(self.data.classes))
+
+    @property
     def real_images(self) -> bool:
         """False for random images: their accuracy says nothing, and pages say so."""
         return split_address(self.data_source)[0] != "random"

@@ -28,7 +28,11 @@ function createDesk(root) {
     values: Object.fromEntries(desk.model.values),
     locked: desk.model.rows.filter((row) => desk.model.locked.has(row.id) && !row.reason).map((row) => row.id),
   });
-  desk.repaint = () => desk.model && paintAll(desk.view, desk.model);
+  desk.repaint = () => {
+    if (!desk.model) return;
+    paintAll(desk.view, desk.model);
+    announce(desk);
+  };
   // One paint per frame however many pointer events arrive; a null id means that many bars moved.
   desk.touch = (id) => {
     desk.moved.add(id);
@@ -83,11 +87,23 @@ function paintMoved(desk) {
   for (const id of ids) paintRow(desk.view, desk.model, id);
   paintMaster(desk.view, desk.model);
   paintStrip(desk.view, desk.model);
+  announce(desk);
+}
+
+// Tells the rest of the page what the bars amount to, and whether Python knows them yet: a headline of its own can
+// show estimates under the hand, and Python's numbers at rest.
+function announce({ model, gesture, outbox }) {
+  const accuracy = estimateAccuracy(model, model.values);
+  const figures = estimateCosts(model, model.values);
+  if (accuracy) figures.accuracy = { ...accuracy, dense: model.dense };
+  const detail = { moving: Boolean(gesture) || outbox.holdsEdits(), figures };
+  window.dispatchEvent(new CustomEvent("prunescope-estimates", { detail }));
 }
 
 function receive(desk, data) {
   const shape = shapeOf(data.rows);
   desk.live = data.live;
+  desk.view.strip.classList.toggle("elsewhere", data.strip === false);
   desk.view.root.style.setProperty("--bar", `${data.height}px`);
   if (shape !== desk.shape) {
     // Another network: whatever was under way belonged to the old one.

@@ -118,6 +118,7 @@ def equaliser(
     snap: int = 1,
     live: bool = False,
     height: int = 220,
+    strip: bool = True,
     on_edit: Callable[[Edit], None] | None = None,
     on_pick: Callable[[str], None] | None = None,
     on_command: Callable[[str], None] | None = None,
@@ -131,7 +132,8 @@ def equaliser(
     ``rev``: raise it to make the browser take ``kept`` and ``locked`` from ``rows``. ``ack``: the highest ``seq`` that
     has been handled; None takes what this session's component last sent, right whenever ``on_edit`` handles it at
     once. ``snap``: widths move in multiples of it. ``live``: also send previews while dragging. ``height``: of the
-    bars, in pixels.
+    bars, in pixels. ``strip``: False hides the estimates; the browser announces them all the same (the event
+    ``prunescope-estimates`` on the window), for a headline that stands elsewhere.
 
     Callbacks run before the script's body: ``on_edit(edit)``, ``on_pick(group_id)`` when a name is clicked,
     ``on_command("undo" | "redo")`` for Ctrl+Z and Ctrl+Shift+Z.
@@ -150,6 +152,7 @@ def equaliser(
         "snap": snap,
         "live": live,
         "height": height,
+        "strip": strip,
     }
     result = _mount(
         key=key,

@@ -1,0 +1,209 @@
+"""The tuning desk: drag the widths, and accuracy, latency and cost answer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import streamlit as st
+
+from core import START_PLANS, CoreError, Plan, StartPlan, count_cost, list_criteria
+from core.workspace import NamedPlan
+from pages.components import charts, frame, moves, session, tables, work
+from pages.components.desk import Desk, cells, curve_figure, equaliser_rows, equaliser_terms, gather
+from pages.components.equaliser import equaliser
+from pages.components.headline import headline_strip
+
+LEAD = "Drag a bar to take channels away. Estimates follow your hand; the plan is measured as soon as you let go."
+CRITERIA = {row.name: row for row in list_criteria()}
+SNAPS = {1: "any width", 2: "multiples of 2", 4: "multiples of 4", 8: "multiples of 8", 16: "multiples of 16"}
+NEEDS = {
+    "scores": "Waits until the channels are scored.",
+    "curves": "Waits until the curves are measured.",
+    "latency": "Waits until the layers are timed on this machine.",
+}
+CRITERION, SNAP, EVEN, NAME, PLANS = "tune_criterion", "tune_snap", "tune_even", "tune_name", "tune_plans"
+
+
+def main() -> None:
+    with frame.page("Tune", LEAD) as (record, subject):
+        moves.open_with_a_plan(record, subject)
+        tune()
+
+
+@st.fragment
+def tune() -> None:
+    """All that a drag changes. The fragment runs by itself on every release, and again while something is measured."""
+    try:
+        record = session.workspace()
+        subject = work.subject(record)
+        desk = gather(moves.open_with_a_plan(record, subject), subject)
+        draw(desk)
+    except CoreError as error:
+        st.error(str(error), icon=":material/error:")
+
+
+def draw(desk: Desk) -> None:
+    headline_strip(cells(desk), key="headline", pending=desk.pending)
+    notice = session.take_notice()
+    if notice:
+        st.warning(notice, icon=":material/info:")
+    tell_failures(desk)
+    tools(desk)
+    dense = desk.curves.dense.accuracy if desk.curves is not None and not desk.meaningless else None
+    equaliser(
+        equaliser_rows(desk),
+        key="equaliser",
+        rev=session.equaliser_rev(),
+        selected=selected(desk),
+        dense_accuracy=dense,
+        chance=desk.subject.chance,
+        cost=equaliser_terms(desk),
+        snap=session.choice(SNAP, 1),
+        strip=False,
+        on_edit=moves.on_edit,
+        on_pick=session.select_group,
+        on_command=moves.on_command,
+    )
+    left, right = st.columns([5, 6], gap="large")
+    with left:
+        curve(desk)
+    with right:
+        plans(desk)
+
+
+def selected(desk: Desk) -> str:
+    """The group picked last on any page; the first that moves until then."""
+    groups = {group.id: group for group in desk.subject.trace.groups}
+    if desk.record.selected_group in groups:
+        return desk.record.selected_group
+    return next((group.id for group in desk.subject.trace.prunable), "")
+
+
+def tell_failures(desk: Desk) -> None:
+    """What is under way and worth waiting for, and what went wrong with a way to try again."""
+    for name, job in desk.jobs.items():
+        ended_badly = job.work.job is not None and job.work.job.state in {"failed", "cancelled"}
+        if ended_badly or (name == "curves" and job.work.active):
+            work.progress(job.work, job.title, retry=job.retry, key=f"tune-{name}")
+
+
+def tools(desk: Desk) -> None:
+    record = desk.record
+    with st.container(horizontal=True, vertical_alignment="center", key="tune-tools"):
+        st.button(
+            "Undo", icon=":material/undo:", on_click=moves.on_command, args=("undo",), disabled=not record.can_undo
+        )
+        st.button(
+            "Redo", icon=":material/redo:", on_click=moves.on_command, args=("redo",), disabled=not record.can_redo
+        )
+        untouched = not any(record.removed.values())
+        st.button("Dense", icon=":material/restart_alt:", on_click=moves.set_dense, disabled=untouched, help=DENSE_HELP)
+        with st.popover("Start from a plan", icon=":material/auto_awesome:"):
+            start_plans(desk)
+        with st.popover("Settings", icon=":material/settings:"):
+            settings(desk)
+
+
+DENSE_HELP = "Put every channel back. One step of undo."
+
+
+def start_plans(desk: Desk) -> None:
+    for plan in START_PLANS:
+        missing = missing_need(desk, plan)
+        st.button(
+            plan.title,
+            key=f"start-{plan.name}",
+            help=NEEDS[missing] if missing else plan.help,
+            on_click=moves.start_from,
+            args=(plan,),
+            disabled=bool(missing),
+            width="stretch",
+        )
+    share = st.slider("The same share of every group", 0.0, 0.9, 0.5, 0.05, format="percent", key=EVEN)
+    st.button(
+        f"Remove {tables.percent(share, 0)} of every group",
+        key="start-even",
+        on_click=moves.set_even,
+        args=(share,),
+        disabled=not desk.subject.trace.prunable,
+        width="stretch",
+    )
+
+
+def missing_need(desk: Desk, plan: StartPlan) -> str:
+    return next((need for need in plan.needs if not desk.knows(need)), "")
+
+
+def settings(desk: Desk) -> None:
+    session.set_widget_value(CRITERION, work.criterion(desk.record))
+    st.selectbox(
+        "Which channels leave first",
+        list(CRITERIA),
+        format_func=lambda name: CRITERIA[name].title,
+        key=CRITERION,
+        on_change=lambda: moves.set_criterion(session.widget_value(CRITERION)),
+        help="The importance criterion: in every group the lowest scores leave first. Widths stay as they are.",
+    )
+    st.caption(CRITERIA[work.criterion(desk.record)].summary)
+    session.set_widget_value(SNAP, session.choice(SNAP, 1))
+    st.selectbox(
+        "Bars snap to",
+        list(SNAPS),
+        format_func=SNAPS.__getitem__,
+        key=SNAP,
+        on_change=lambda: session.choose(**{SNAP: session.widget_value(SNAP)}),
+        help="Many kernels are fastest at widths that are multiples of 8 or 16.",
+    )
+
+
+def curve(desk: Desk) -> None:
+    """The selected group's own curve, with where its bar stands."""
+    group_id = selected(desk)
+    if desk.curves is None or group_id not in desk.curves.points:
+        return
+    st.plotly_chart(curve_figure(desk, group_id), key="tune-curve", config=charts.config("curve"))
+
+
+def plans(desk: Desk) -> None:
+    st.markdown("##### Plans")
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        st.text_input("Name", key=NAME, placeholder="Name this plan", label_visibility="collapsed", max_chars=80)
+        st.button("Save", icon=":material/bookmark_add:", key="save-plan", on_click=save)
+    named = [plan for plan in desk.record.plans if plan.plan and plan.model_source == desk.record.model_source]
+    if not named:
+        st.caption("Plans you save are listed here with what was measured of them.")
+        return
+    picked = st.dataframe(
+        [plan_row(desk, plan) for plan in named],
+        key=PLANS,
+        hide_index=True,
+        on_select="rerun",
+        selection_mode="single-row",
+        width="stretch",
+    )["selection"]["rows"]
+    name = named[picked[0]].name if picked and picked[0] < len(named) else ""
+    with st.container(horizontal=True):
+        st.button("Restore", key="restore-plan", on_click=moves.restore_plan, args=(name,), disabled=not name)
+        st.button("Remove", key="remove-plan", on_click=moves.remove_plan, args=(name,), disabled=not name)
+
+
+def save() -> None:
+    moves.save_plan(session.widget_value(NAME) or "")
+    session.set_widget_value(NAME, "")
+
+
+def plan_row(desk: Desk, plan: NamedPlan) -> dict[str, Any]:
+    """One named plan: costs exact, accuracy and latency as measured."""
+    cost = count_cost(desk.subject.trace, Plan.from_json(plan.plan))
+    found = work.known("evaluate_plan", desk.subject, dict, plan=plan.plan) or {}
+    accuracy, latency = found.get("accuracy"), found.get("latency")
+    return {
+        "Plan": plan.name,
+        "Accuracy": tables.percent(accuracy["value"]) if accuracy and not desk.meaningless else tables.MISSING,
+        "Latency": tables.ms(latency["median_ms"]) if latency else tables.MISSING,
+        "MACs": tables.count(cost.macs),
+        "Parameters": tables.count(cost.params),
+    }
+
+
+main()

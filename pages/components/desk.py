@@ -1,0 +1,259 @@
+"""The tuning desk: what is known of the plan, the jobs that find out more, and how the components say it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from core import (
+    Figure,
+    LatencyTable,
+    Plan,
+    Scores,
+    Sensitivity,
+    Subject,
+    desk_figures,
+    desk_rows,
+    drag_terms,
+    headline,
+    widths_plan,
+)
+from core.workspace import Workspace
+from pages.components import charts, tables, work
+from pages.components.equaliser import CostTerms, EqualiserRow
+from pages.components.headline import Cell
+
+DENSE = Plan({})
+TITLES = {
+    "accuracy": "Accuracy",
+    "latency": "Latency",
+    "macs": "MACs",
+    "params": "Parameters",
+    "size_bytes": "Size",
+}
+HELP = {
+    "accuracy": "Share of selection images that are right. Measured on the pruned network itself; estimated from the "
+    "curves of single groups until then.",
+    "latency": "Time of one forward pass. Measured in turns with the dense network; predicted from times of single "
+    "layers on this machine until then.",
+    "macs": "Multiply-adds per image, counted exactly.",
+    "params": "Weights and biases, counted exactly.",
+    "size_bytes": "Parameters and buffers as stored, exactly.",
+}
+
+
+@dataclass(frozen=True)
+class Desk:
+    """What is known at this moment. ``measured``: of this very plan. ``dense``: the same of the network without a
+    plan. ``meaningless``: why accuracies say nothing here, "" when they do. ``jobs``: by what they find out."""
+
+    record: Workspace
+    subject: Subject
+    plan: Plan | None
+    scores: Scores | None
+    curves: Sensitivity | None
+    table: LatencyTable | None
+    measured: Mapping[str, Any]
+    dense: Mapping[str, Any]
+    meaningless: str
+    jobs: Mapping[str, Job]
+
+    @property
+    def pending(self) -> bool:
+        return any(job.work.active for job in self.jobs.values())
+
+    def knows(self, needs: str) -> bool:
+        """Whether what a start plan needs is there: "scores", "curves" or "latency"."""
+        ready = {"scores": self.scores is not None, "latency": self.table is not None}
+        ready["curves"] = self.curves is not None and self.curves.complete
+        return ready[needs]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A measurement under way or ended: what it is in words, and how to start it again."""
+
+    title: str
+    work: work.Work
+    retry: Callable[[], None]
+
+
+class Jobs:
+    """Looks results up, starts what is nowhere, and keeps account of it."""
+
+    def __init__(self, subject: Subject) -> None:
+        self.subject = subject
+        self.found: dict[str, Job] = {}
+
+    def want(self, name: str, title: str, verb: str, *, slot: str | None = None, **arguments: Any) -> Any:
+        """The newest there is, a part of it included; None when there is nothing yet."""
+        found = work.ensure(verb, self.subject, slot=slot, **arguments)
+        if slot and found.job is not None and found.job.state == "cancelled":
+            # A newer plan took its place; this one is asked for again.
+            work.again(verb, self.subject, **arguments)
+            found = work.ensure(verb, self.subject, slot=slot, **arguments)
+        if found.job is not None:
+            self.found[name] = Job(title, found, lambda: work.again(verb, self.subject, **arguments))
+        return found.result
+
+
+def gather(record: Workspace, subject: Subject) -> Desk:
+    """Everything known of the workspace's plan; starts the jobs for what is not. Never waits."""
+    jobs = Jobs(subject)
+    criterion, meaningless = work.criterion(record), why_meaningless(subject)
+    scores = work.scores(record, subject)
+    if scores is None:
+        jobs.want("scores", "Scoring channels", "score", criterion=criterion)
+    curves = work.sensitivity(record, subject)
+    if curves is None and not meaningless:
+        part = jobs.want("curves", "Measuring the curves", "scan", criterion=criterion)
+        curves = Sensitivity.from_dict(part) if part else None
+    plan = work.plan(record, subject)
+    measured = _measured(jobs, "plan", plan) if plan is not None else {}
+    busy = "plan" in jobs.found and jobs.found["plan"].work.active
+    dense = work.known("evaluate_plan", subject, dict, plan=DENSE.to_json()) or {}
+    if not dense and plan is not None and not busy and not meaningless:
+        dense = _measured(jobs, "dense", DENSE)
+    table = work.known("latency_table", subject, LatencyTable.from_dict)
+    if table is None:
+        whole = jobs.want("latency", "Timing the layers on this machine", "latency_table")
+        table = LatencyTable.from_dict(whole) if whole else None
+    return Desk(record, subject, plan, scores, curves, table, measured, dense, meaningless, jobs.found)
+
+
+def known_now(record: Workspace) -> Desk:
+    """As ``gather``, without starting anything."""
+    subject = work.subject(record)
+    scores, curves = work.scores(record, subject), work.sensitivity(record, subject)
+    table = work.known("latency_table", subject, LatencyTable.from_dict)
+    return Desk(record, subject, None, scores, curves, table, {}, {}, why_meaningless(subject), {})
+
+
+def _measured(jobs: Jobs, name: str, plan: Plan) -> Mapping[str, Any]:
+    """Results are filed by what the plan keeps, so a late one is never taken for another plan's."""
+    title = "Measuring the plan" if name == "plan" else "Measuring the dense network"
+    return jobs.want(name, title, "evaluate_plan", slot="preview", plan=plan.to_json()) or {}
+
+
+def why_meaningless(subject: Subject) -> str:
+    """Why no accuracy of this network means anything; "" when it does."""
+    if subject.loaded.weights is None:
+        return "Random weights: accuracy means nothing here."
+    return "" if subject.real_images else "Random images: accuracy means nothing here."
+
+
+# What the components draw
+
+
+def equaliser_rows(desk: Desk) -> list[EqualiserRow]:
+    own = set(desk.record.locked)
+    return [
+        {
+            "id": row.id,
+            "name": row.name,
+            "units": row.units,
+            "kept": row.kept,
+            "locked": not row.prunable or row.id in own,
+            "reason": row.reason or None,
+            "members": row.members,
+            "curve": row.curve or None,
+        }
+        for row in desk_rows(desk.subject.trace, desk.curves, desk.record.removed)
+    ]
+
+
+def equaliser_terms(desk: Desk) -> CostTerms:
+    terms = drag_terms(desk.subject.trace, desk.table)
+    known: CostTerms = {"macs_terms": terms["macs"], "params_terms": terms["params"]}
+    if "latency_ms" in terms:
+        known["latency_terms"] = terms["latency_ms"]
+    return known
+
+
+def curve_figure(desk: Desk, group_id: str) -> Any:
+    """The group's own curve (a Plotly figure), with a line where its bar stands; ``curves`` must hold the group."""
+    assert desk.curves is not None
+    row = next(row for row in desk_rows(desk.subject.trace, desk.curves, desk.record.removed) if row.id == group_id)
+    figure = charts.curve_tile(desk.curves, group_id, row.name, focused=True, height=260)
+    text = f"now: {row.kept} of {row.units}"
+    figure.add_vline(x=100 * row.removed_fraction, line={"color": charts.FOCUS, "width": 1.4, "dash": "dot"})
+    figure.add_annotation(
+        x=100 * row.removed_fraction,
+        y=0.04,
+        yref="paper",
+        text=text,
+        showarrow=False,
+        xshift=4,
+        xanchor="left" if row.removed_fraction < 0.6 else "right",
+        font={"size": 11},
+    )
+    return figure
+
+
+def figures(desk: Desk) -> tuple[Figure, ...]:
+    """The headline numbers; costs are exact before it is known which channels leave."""
+    now = headline(
+        desk.subject.trace,
+        desk.plan if desk.plan is not None else widths_plan(desk.subject.trace, desk.record.removed),
+        sensitivity=None if desk.meaningless else desk.curves,
+        table=desk.table,
+        classes=len(desk.subject.data.classes),
+    )
+    hidden = {"accuracy"} if desk.meaningless else set()
+    measured = {name: value for name, value in desk.measured.items() if name not in hidden}
+    return desk_figures(now, measured, desk.dense)
+
+
+def cells(desk: Desk) -> list[Cell]:
+    """The figures in words."""
+    return [_cell(desk, figure) for figure in figures(desk)]
+
+
+def _cell(desk: Desk, figure: Figure) -> Cell:
+    write = {"accuracy": tables.percent, "latency": tables.ms, "size_bytes": tables.size}.get(figure.name, tables.count)
+    job = desk.jobs.get("plan")
+    measuring = job is not None and job.work.active and figure.name in {"accuracy", "latency"}
+    cell: Cell = {
+        "name": figure.name,
+        "title": TITLES[figure.name],
+        "value": write(figure.value),
+        "mark": figure.how,
+        "change": _change(figure),
+        "dense": f"dense {write(figure.dense)}" if figure.dense is not None else "",
+        "dense_value": figure.dense,
+        "detail": _detail(figure),
+        "help": HELP[figure.name],
+        "busy": measuring and (figure.how != "measured" or figure.name == "accuracy"),
+    }
+    if cell["busy"] and not cell["detail"]:
+        cell["detail"] = "measuring ..."
+    if figure.name == "accuracy" and desk.meaningless:
+        cell.update(value="says nothing here", mark="", change="", dense="", unknown=True, silent=True, busy=False)
+        cell["detail"] = desk.meaningless.partition(":")[0]
+    elif figure.value is None:
+        cell.update(value=_unknown(desk, figure.name), mark="", dense="", unknown=True)
+    return cell
+
+
+def _change(figure: Figure) -> str:
+    if figure.change is None:
+        return ""
+    return f"{tables.points(figure.change)} points" if figure.name == "accuracy" else tables.change(figure.change, 0)
+
+
+def _detail(figure: Figure) -> str:
+    about = figure.about
+    if figure.low is None or figure.high is None:
+        return ""
+    if figure.name == "accuracy":
+        return f"95 %: {tables.interval(figure.low, figure.high)}, {tables.plural(about['images'], 'image')}"
+    return f"{tables.ms(figure.low)} to {tables.ms(figure.high)}, {tables.device_text(about)}"
+
+
+def _unknown(desk: Desk, name: str) -> str:
+    job = desk.jobs.get("latency" if name == "latency" else "curves")
+    if job is None or not job.work.active or job.work.job is None:
+        return "not known"
+    what = "measuring this machine" if name == "latency" else "measuring curves"
+    return f"{what} … {tables.percent(job.work.job.fraction, 0)}"

@@ -1,0 +1,57 @@
+"""The headline strip of the desk: accuracy, latency and cost of the plan, each beside the dense network's.
+
+The strip is drawn in the browser, so that it can show the equaliser's estimates under a moving hand and Python's
+numbers at rest, in the same place. It also does the page's polling: while something is being measured it asks Python
+again, and stops by itself; ``st.fragment(run_every=...)`` could be neither started nor stopped by a fragment's own run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import count
+from pathlib import Path
+from typing import TypedDict
+
+import streamlit as st
+
+ASSETS = Path(__file__).parents[2] / "assets" / "headline"
+_runs = count()
+
+_mount = st.components.v2.component(
+    "prunescope_headline",
+    html='<div class="headline" role="group" aria-label="Headline numbers of this plan"></div>',
+    css=(ASSETS / "headline.css").read_text(encoding="utf-8"),
+    js=(ASSETS / "headline.js").read_text(encoding="utf-8"),
+)
+
+
+class Cell(TypedDict, total=False):
+    """One number. ``mark``: measured, exact, predicted or estimated; ``busy``: a better one is under way. ``change``
+    and ``dense``: against the dense network, in words. ``detail``: interval, images, device. ``unknown``: ``value`` is
+    a sentence. ``silent``: estimates mean nothing here and are not shown. ``dense_value``: for the browser's own sums.
+    """
+
+    name: str
+    title: str
+    value: str
+    mark: str
+    change: str
+    dense: str
+    detail: str
+    help: str
+    busy: bool
+    unknown: bool
+    silent: bool
+    dense_value: float | None
+
+
+def headline_strip(cells: Sequence[Cell], *, key: str, pending: bool) -> None:
+    """Draw the strip. ``pending``: a number is being measured; the surrounding fragment runs again until it is not."""
+    st.html(ASSETS / "page.css")
+    # Streamlit calls the script only for data that changed, and every answer must be followed by the next question.
+    data = {"cells": list(cells), "pending": pending, "run": next(_runs)}
+    _mount(key=key, data=data, on_tick_change=_again)
+
+
+def _again() -> None:
+    """The fragment runs; that is all that is asked for."""

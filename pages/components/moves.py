@@ -1,0 +1,121 @@
+"""What a hand may do to the plan on the tuning desk. Every change is one undo step and is saved at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from core import (
+    PROPOSED,
+    CoreError,
+    StartPlan,
+    Subject,
+    even_counts,
+    propose,
+    removed_from_kept,
+)
+from core import workspace as records
+from core.workspace import Workspace
+from pages.components import session, tables, work
+from pages.components.desk import known_now, why_meaningless
+from pages.components.equaliser import Edit
+
+
+def attempt(change: Callable[[], object]) -> None:
+    """Do it; what a CoreError says is told once, and nothing is changed then."""
+    try:
+        change()
+    except CoreError as error:
+        session.notify(str(error))
+
+
+def on_edit(edit: Edit) -> None:
+    """Each gesture that the browser reports is an undo step of its own; locks are not."""
+    if edit["phase"] != "commit":
+        return
+    subject = work.subject(session.workspace())
+
+    def change(record: Workspace) -> Workspace:
+        for step in edit["steps"]:
+            removed = removed_from_kept(subject.trace, step)
+            record = records.edit(record, removed, step_label(subject, step), from_equaliser=True)
+        return replace(record, locked=tuple(edit["locked"]))
+
+    attempt(lambda: session.update(change))
+
+
+def step_label(subject: Subject, step: Mapping[str, int]) -> str:
+    """ "features.3: 24 of 32", "7 groups" """
+    if len(step) != 1:
+        return tables.plural(len(step), "group")
+    ((group_id, kept),) = step.items()
+    group = subject.trace.group(group_id)
+    return f"{group.name}: {kept} of {group.units}"
+
+
+def on_command(name: str) -> None:
+    attempt(session.undo if name == "undo" else session.redo)
+
+
+def start_from(plan: StartPlan) -> None:
+    """Set one of the start plans; groups that a person locked stay as they are."""
+
+    def change() -> None:
+        record = session.workspace()
+        desk = known_now(record)
+        missing = [need for need in plan.needs if not desk.knows(need)]
+        if missing or desk.scores is None or desk.curves is None:
+            raise CoreError(f"{plan.title}: not all it needs has been measured yet. Try again in a moment.")
+        trace, held = desk.subject.trace, record.locked
+        session.edit(propose(trace, desk.scores, desk.curves, plan.budget, table=desk.table, held=held), plan.title)
+
+    attempt(change)
+
+
+def set_even(removed_fraction: float) -> None:
+    record = session.workspace()
+    counts = even_counts(work.subject(record).trace, removed_fraction, record.locked)
+    attempt(lambda: session.edit(counts, f"{tables.percent(removed_fraction, 0)} of every group"))
+
+
+def set_dense() -> None:
+    attempt(lambda: session.edit(dict.fromkeys(session.workspace().removed, 0), "Dense"))
+
+
+def set_criterion(name: str) -> None:
+    attempt(lambda: session.update(lambda record: replace(record, criterion=name)))
+
+
+def open_with_a_plan(record: Workspace, subject: Subject) -> Workspace:
+    """A workspace that was never tuned begins with the proposed plan, one undo away from the dense network."""
+    mark = f"proposed-{subject.key}"
+    untouched = not (record.removed or record.history or record.future)
+    if not untouched or why_meaningless(subject) or session.temporary(mark):
+        return record
+    scores, curves = work.scores(record, subject), work.sensitivity(record, subject)
+    if scores is None or curves is None or not curves.complete:
+        return record
+    session.set_temporary(mark, True)
+    counts = propose(subject.trace, scores, curves, PROPOSED.budget, held=record.locked)
+    return session.edit(counts, f"Proposed: {PROPOSED.title.lower()}")
+
+
+def save_plan(name: str) -> None:
+    """Keep the plan as it stands under ``name``, with the units it keeps."""
+
+    def change() -> None:
+        record = session.workspace()
+        plan = work.plan(record, work.subject(record))
+        if plan is None:
+            raise CoreError("Which channels leave is not known yet: they are being scored. Save it in a moment.")
+        session.update(lambda newest: records.save_plan(newest, name, plan.to_json()))
+
+    attempt(change)
+
+
+def restore_plan(name: str) -> None:
+    attempt(lambda: session.update(lambda record: records.restore_plan(record, name)))
+
+
+def remove_plan(name: str) -> None:
+    attempt(lambda: session.update(lambda record: records.remove_plan(record, name)))
