@@ -166,9 +166,8 @@ def show_group(record: Workspace, subject: Subject, scores: Scores, rows: list[C
         show_bars(row, ranked, scores.criterion, channel)
     with right:
         show_members(subject, row)
-    title = CRITERIA[scores.criterion].title
-    spread = {name: charts.score_text(value) for name, value in score_quantiles(row).items()}
-    st.dataframe([{"Scores of this group": title, **spread}], hide_index=True, width="stretch")
+    spread = [(f"{name} score".capitalize(), charts.score_text(at), "") for name, at in score_quantiles(row).items()]
+    st.html(tables.strip_html(spread))
 
 
 def show_bars(row: ChannelRow, ranked: list[RankedUnit], criterion: str, channel: int) -> None:

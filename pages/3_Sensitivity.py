@@ -148,7 +148,7 @@ def show_curves(subject: Subject, sensitivity: Sensitivity, focus: str, criterio
     options: dict[str, Any] = {
         "quantity": quantity.removeprefix("log-"),
         "log": quantity.startswith("log-"),
-        "chance": 1 / max(2, len(subject.data.classes)),
+        "chance": subject.chance,
     }
     if view == VIEWS[0]:
         figure = charts.curves(sensitivity, names, focus=focus, **options)
@@ -206,7 +206,9 @@ def show_drops(subject: Subject, sensitivity: Sensitivity, focus: str, criterion
         "the 95 % interval of the difference (it takes the two measurements for independent, so it is on the wide "
         "side). Click a heading to sort; tick a row to select its group."
     )
-    table = [drop_cells(row, row.id == focus) for row in rows]
+    table = [drop_cells(row) for row in rows]
+    at = next(number for number, row in enumerate(rows) if row.id == focus)
+    session.set_widget_value("drops", {"selection": {"rows": [at]}})
     st.dataframe(
         table,
         key="drops",
@@ -227,8 +229,8 @@ def show_drops(subject: Subject, sensitivity: Sensitivity, focus: str, criterion
     )
 
 
-def drop_cells(row: DropRow, selected: bool) -> dict[str, Any]:
-    cells: dict[str, Any] = {"": "●" if selected else "", "Group": row.name, "Channels": row.units}
+def drop_cells(row: DropRow) -> dict[str, Any]:
+    cells: dict[str, Any] = {"Group": row.name, "Channels": row.units}
     for share, drop in zip((25, 50, 75), row.drops, strict=True):
         cells[f"Lost at {share} %"] = None if drop is None else 100 * drop.lost
         cells[f"Interval at {share} %"] = tables.MISSING if drop is None else interval_text(drop)

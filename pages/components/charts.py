@@ -106,45 +106,49 @@ def curve_tile(
 
 
 def score_bars(
-    ranked: Sequence[RankedUnit], *, group: str, criterion: str, selected: int | None = None, height: int = 320
+    ranked: Sequence[RankedUnit], *, group: str, criterion: str, selected: int | None = None, height: int = 350
 ) -> go.Figure:
     """A group's scores, highest first: what the plan keeps is blue, what it removes grey and hatched.
 
-    ranked: as ``core.ranked_units`` gives it. selected: the unit that gets an outline. Every bar's customdata begins
+    ranked: as ``core.ranked_units`` gives it. selected: the unit in the focus colour. Every bar's customdata begins
     with its unit.
     """
     figure = go.Figure()
-    for kept, name in ((True, "kept"), (False, "removed by the plan")):
-        bars = [one for one in ranked if one.kept is kept]
-        if not bars:
-            continue
-        outline = [FOCUS if one.unit == selected else "rgba(0, 0, 0, 0)" for one in bars]
-        figure.add_trace(
-            go.Bar(
-                x=[one.rank for one in bars],
-                y=[one.score for one in bars],
-                customdata=[[one.unit, one.rank] for one in bars],
-                name=f"{name}: {len(bars)}",
-                marker={
-                    "color": [FOCUS if one.unit == selected else KEPT if kept else GONE for one in bars],
-                    "line": {"color": outline, "width": [2 if one.unit == selected else 0 for one in bars]},
-                    "pattern": {"shape": "" if kept else "/", "size": 5, "solidity": 0.25},
-                },
-                hovertemplate=f"<b>channel %{{customdata[0]}}</b>, {name}<br>rank %{{x}} of {len(ranked)}"
-                "<br>score %{y:.4g}<extra></extra>",
+    kept = [one for one in ranked if one.kept]
+    gone = [one for one in ranked if not one.kept]
+    # The selected bar is a trace of its own, so that the legend can name its colour.
+    parts = (
+        (f"kept: {len(kept)}", [one for one in kept if one.unit != selected], KEPT, ""),
+        (f"removed by the plan: {len(gone)}", [one for one in gone if one.unit != selected], GONE, "/"),
+        (f"channel {selected}", [one for one in ranked if one.unit == selected], FOCUS, ""),
+    )
+    for name, bars, colour, pattern in parts:
+        if bars:
+            figure.add_trace(
+                go.Bar(
+                    x=[one.rank for one in bars],
+                    y=[one.score for one in bars],
+                    customdata=[[one.unit, "kept" if one.kept else "removed by the plan"] for one in bars],
+                    name=name,
+                    marker={"color": colour, "pattern": {"shape": pattern, "size": 5, "solidity": 0.25}},
+                    selected={"marker": {"opacity": 1}},
+                    unselected={"marker": {"opacity": 1}},
+                    hovertemplate="<b>channel %{customdata[0]}</b>, %{customdata[1]}"
+                    f"<br>rank %{{x}} of {len(ranked)}<br>score %{{y:.4g}}<extra></extra>",
+                )
             )
-        )
     _house(figure, f"Scores in {_shortened(group, 34)}, highest first", criterion, height)
     figure.update_layout(bargap=0.0 if len(ranked) > MANY_BARS else 0.15, barmode="overlay", hovermode="closest")
-    figure.update_layout(legend={"orientation": "h", "x": 1, "xanchor": "right", "y": 1, "yanchor": "bottom"})
+    figure.update_layout(showlegend=True, margin_b=84)
+    figure.update_layout(legend={"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom", "x": 0})
     figure.update_xaxes(title="rank within the group (1 = kept longest)", range=[0.4, len(ranked) + 0.6])
     figure.update_yaxes(title="score", exponentformat="power")
     return figure
 
 
 def score_text(score: float) -> str:
-    """Three digits, small and large ones with a power: 0.0000144 -> "1.44e−5"."""
-    text = f"{score:.3g}"
+    """Four digits, small and large ones with a power: 0.00001444 -> "1.444e−5"."""
+    text = f"{score:.4g}"
     if "e" in text:
         digits, power = text.split("e")
         text = f"{digits}e{int(power)}"
