@@ -203,7 +203,7 @@ def _figures(found: dict[str, Any], subject: Subject) -> None:
     )
     timed = pruned["latency"]
     st.caption(
-        f"Measured on the report images ({found['measurements']['data']}), which nothing was chosen by. Latency: both "
+        f"Accuracy on {found['measurements']['data']}: images that nothing was chosen by. Latency: both "
         f"in one run, {tables.device_text(timed)}, {timed['repeats']} repeats."
     )
     for sentence in work.caveats(subject):

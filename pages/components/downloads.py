@@ -25,7 +25,7 @@ def buttons(directory: Path, names: list[str], key: str) -> None:
         type="primary",
         icon=":material/folder_zip:",
     )
-    with st.container(horizontal=True, key="files"):
+    with st.container(gap=None, key="files"):
         for name in names:
             path = directory / name
             st.download_button(

@@ -165,11 +165,10 @@ def strip(record: Workspace, subject: Subject) -> None:
 
 
 def _pages(overview: Callable[[], None]) -> list[st.Page]:
-    pages = [st.Page(overview, title=OVERVIEW, icon=":material/home:", default=True)]
+    # No icons here: as a page's icon a symbol becomes the tab's, and that one is fetched from the network.
+    pages = [st.Page(overview, title=OVERVIEW, default=True)]
     return pages + [
-        st.Page(ROOT / one.file, title=one.title, icon=one.icon, url_path=one.url)
-        for one in STAGES
-        if (ROOT / one.file).exists()
+        st.Page(ROOT / one.file, title=one.title, url_path=one.url) for one in STAGES if (ROOT / one.file).exists()
     ]
 
 
@@ -202,7 +201,7 @@ def _menu(here: str, at: Standing) -> None:
                 label += " :primary[:material/check:]"
             elif stage.title == at.next and stage.title != here:
                 label += " :small[:primary[next]]"
-            link(stage.title, label, help=stage.summary)
+            link(stage.title, label)
 
 
 def _loaded(record: Workspace, subject: Subject | None) -> None:

@@ -14,10 +14,14 @@ from core import Cost, LayerRow
 MISSING = "–"
 _STEPS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 _COMPACT = {name: st.column_config.NumberColumn(format="compact") for name in ("MACs", "Parameters")}
-LAYER_COLUMNS = {**_COMPACT, "Layer": st.column_config.TextColumn(pinned=True)}
+LAYER_COLUMNS = {
+    **_COMPACT,
+    "Layer": st.column_config.TextColumn(pinned=True),
+    "May leave": st.column_config.TextColumn(width="medium"),
+}
 PLAN_COLUMNS = {
     "Layer": st.column_config.TextColumn(pinned=True),
-    "Kept": st.column_config.ProgressColumn(format="percent", min_value=0, max_value=1),
+    "Kept": st.column_config.ProgressColumn(format="%.0f %%", min_value=0, max_value=100),
     **{
         f"{name} {when}": st.column_config.NumberColumn(format="compact")
         for name in ("MACs", "Parameters")
@@ -54,10 +58,10 @@ def points(x: float | None, digits: int = 1) -> str:
 
 
 def relative(now: float | None, before: float | None, digits: int = 0) -> str | None:
-    """How far ``now`` is from ``before``, for st.metric's delta; None when they are the same or unknown."""
+    """How far ``now`` is from ``before``: "−28 %"; None when they are the same or unknown."""
     if now is None or not before or now == before:
         return None
-    return f"{100 * (now / before - 1):+.{digits}f} %"
+    return change(now / before - 1, digits)
 
 
 def ms(x: float | None) -> str:
@@ -146,7 +150,7 @@ def plan_table(rows: Sequence[LayerRow]) -> dict[str, list[Any]]:
         "Layer": [row.layer for row in rows],
         "Kind": [row.kind for row in rows],
         "Channels": [_before_after(row.dense.out_channels, row.planned.out_channels) for row in rows],
-        "Kept": [row.planned.out_channels / max(1, row.dense.out_channels) for row in rows],
+        "Kept": [100 * row.planned.out_channels / max(1, row.dense.out_channels) for row in rows],
         "MACs before": [row.dense.macs for row in rows],
         "MACs after": [row.planned.macs for row in rows],
         "Parameters before": [row.dense.params for row in rows],

@@ -23,7 +23,7 @@ def test_shares_changes_and_points_carry_signs() -> None:
     assert tables.change(-0.38, 0) == "−38 %"
     assert tables.points(0.012) == "+1.2"
     assert tables.points(-0.0001) == "0.0"
-    assert tables.relative(50, 100) == "-50 %"
+    assert tables.relative(50, 100) == "−50 %"
     assert tables.relative(100, 100) is None
 
 

@@ -1,0 +1,185 @@
+"""The export page, with a real worker: what it says before, how it runs, what it gives, what survives a reload."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from core import Plan, count_cost, job_key, jobs, open_subject, score_channels
+from core.store import open_store
+from core.workspace import Workspace, new_token, note_measured
+from pages.components import downloads, work
+from pages.components.standing import EXPORT
+
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "pages" / "7_Export.py"
+CRITERION = "weight-l2"
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("PRUNESCOPE_HOME", str(tmp_path))
+    monkeypatch.setattr(jobs, "_manager", None)  # workers of its own: they keep files in this test's folder
+    yield
+    if jobs._manager is not None:
+        jobs._manager.close()
+    monkeypatch.setenv("PRUNESCOPE_HOME", str(tmp_path))
+    open_store().close()
+
+
+def record(**values: Any) -> Workspace:
+    """The first demo with its channels scored."""
+    subject = open_subject(work.FIRST_MODEL)
+    scores = score_channels(subject.trace, None, CRITERION)
+    open_store().put_result("score", job_key("score", subject, criterion=CRITERION), scores.to_dict())
+    return Workspace(new_token(), work.FIRST_MODEL, criterion=CRITERION, **values)
+
+
+def visit(work: Workspace | None = None, token: str = "") -> AppTest:
+    app = AppTest.from_file(PAGE, default_timeout=60)
+    if work is not None:
+        open_store().save_workspace(work.token, work.to_json(), 0)
+    app.query_params["w"] = work.token if work is not None else token
+    app.run()
+    assert not app.exception
+    return app
+
+
+def said(app: AppTest) -> str:
+    return " ".join(element.value for element in (*app.markdown, *app.caption, *app.info, *app.warning, *app.error))
+
+
+def labels(app: AppTest) -> list[str]:
+    return [button.proto.label for button in app.get("download_button")]
+
+
+def press_export(app: AppTest) -> AppTest:
+    next(button for button in app.button if button.label == "Export").click()
+    app.run()
+    assert not app.exception
+    return app
+
+
+def ticket(token: str) -> dict[str, str]:
+    found = open_store().workspace(token)
+    assert found is not None
+    return found[0]["choices"]["export_job"]
+
+
+def test_a_plan_that_removes_nothing_has_nothing_to_export() -> None:
+    app = visit(record())
+    assert "This plan removes nothing" in said(app)
+    assert not [button for button in app.button if button.label == "Export"]
+
+
+def test_the_plan_is_shown_before_and_after() -> None:
+    app = visit(record(removed={"features.0": 16}))
+    table = app.dataframe[0].value.set_index("Layer")
+    assert table.loc["features.0", "Channels"] == "32 → 16"
+    assert table.loc["features.0", "Kept"] == 50
+    subject = open_subject(work.FIRST_MODEL)
+    planned = count_cost(subject.trace, Plan({"features.0": tuple(range(16))}))
+    assert table["MACs after"].sum() == planned.macs
+    assert table["Parameters before"].sum() < count_cost(subject.trace).params  # batch norms are not listed
+
+
+def test_it_exports_measures_verifies_and_remembers() -> None:
+    mine = record(removed={"features.0": 16, "features.24": 80}, choices={"export_formats": []})
+    app = press_export(visit(mine))
+    job = ticket(mine.token)
+    assert next(button for button in app.button if button.label == "Export").disabled
+    ended = jobs.open_jobs().wait(job["id"], 180)
+    assert ended.state == "done", ended.error
+    app.run()
+    assert not app.exception
+    text = said(app)
+    assert "model.safetensors reloads and computes the same" in text
+    assert ":green[" in text and ":red[" not in text
+    figures = app.dataframe[1].value
+    assert list(figures[""]) == ["Dense", "Exported", "Change"]
+    assert figures["Accuracy [95 %]"].str.contains("359 images").iloc[:2].all()
+    assert "points" in figures["Accuracy [95 %]"].iloc[2]
+    assert figures["MACs"].iloc[2].startswith("−")
+    assert any(label.startswith("Download all") for label in labels(app))
+
+    directory = Path(open_store().workspace(mine.token)[0]["measured"][EXPORT]["directory"])  # type: ignore[index]
+    loads(app, directory)
+    again = visit(token=mine.token)
+    assert "reloads and computes the same" in said(again)
+    assert labels(again) == labels(app)
+    changed(mine.token)
+    for file in directory.iterdir():
+        file.unlink()
+    gone = visit(token=mine.token)
+    assert "no longer on the server" in said(gone)
+    assert not labels(gone)
+
+
+def loads(app: AppTest, directory: Path) -> None:
+    """The snippet the page shows runs as it stands, beside the unpacked download, in a new process."""
+    snippet = next(block.value for block in app.code if "load_exported" in block.value)
+    names = sorted(file.name for file in directory.iterdir())
+    unpacked = directory.parent / "unpacked"
+    zipfile.ZipFile(io.BytesIO(downloads._zipped(directory, names))).extractall(unpacked)
+    program = f"import torch\nimages = torch.zeros(2, 1, 32, 32)\n{snippet}\nprint(tuple(scores.shape))"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=unpacked,
+        env={"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.strip() == "(2, 10)", done.stderr
+
+
+def changed(token: str) -> None:
+    """Another plan: the export is still shown, and said to be of an older one."""
+    state, revision = open_store().workspace(token)  # type: ignore[misc]
+    found = replace(Workspace.from_json(state), removed={"features.0": 8})
+    open_store().save_workspace(token, found.to_json(), revision)
+    assert "The plan has changed since this export" in said(visit(token=token))
+    open_store().save_workspace(token, state, revision + 1)
+
+
+def test_a_failed_check_and_a_failed_format_are_shown_with_their_sentences(tmp_path: Path) -> None:
+    mine = record(removed={"features.0": 16})
+    plan = work.plan(mine, open_subject(work.FIRST_MODEL))
+    assert plan is not None
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "model.onnx").write_bytes(b"x")
+    accuracy = {"value": 0.9, "low": 0.85, "high": 0.94, "images": 100}
+    latency = {"median_ms": 1, "low_ms": 1, "high_ms": 1, "repeats": 3, "batch": 1, "threads": 1, "device": "cpu"}
+    one = {"accuracy": accuracy, "latency": latency, "macs": 10, "params": 10, "size_bytes": 10}
+    check = {"ok": False, "message": "model.onnx does not reload: broken.", "accuracy": None}
+    result = {
+        "plan": plan.key,
+        "subject": open_subject(work.FIRST_MODEL).key,
+        "directory": str(tmp_path / "out"),
+        "files": [{"name": "model.onnx", "size_bytes": 1}],
+        "verification": {"ok": False, "message": "model.onnx does not reload: broken.", "files": [check]},
+        "measurements": {"data": "digits (report)", "dense": one, "pruned": one},
+        "difference": {"value": 0.0, "low": -0.02, "high": 0.02},
+        "failed": {"exported_program": "PyTorch program could not be written: reason."},
+    }
+    text = said(visit(note_measured(mine, EXPORT, result)))
+    assert ":red[:material/cancel:] model.onnx does not reload: broken." in text
+    assert "PyTorch program could not be written: reason." in text
+
+
+def test_a_job_the_server_forgot_is_told_and_can_be_started_again() -> None:
+    mine = record(removed={"features.0": 16})
+    subject = open_subject(work.FIRST_MODEL)
+    lost = {"id": "gone", "plan": "x", "subject": subject.key}
+    app = visit(replace(mine, choices={"export_job": lost}))
+    assert "no longer known" in said(app)
+    assert any(button.label == "Start again" for button in app.button)
