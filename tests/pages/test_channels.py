@@ -1,0 +1,177 @@
+"""The channels page: what it shows is what core computed, and its choices reach the workspace."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+import core.jobs
+from core import Scores, Subject, find_result, job_key, list_criteria, open_subject, score_channels
+from core.store import open_store
+from core.workspace import Workspace, new_token
+
+PAGE = Path(__file__).parents[2] / "pages" / "2_Channels.py"
+MODEL = "demo/digits-resnet"
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("PRUNESCOPE_HOME", str(tmp_path))
+    monkeypatch.setattr(core.jobs, "_manager", None)
+    yield
+    if core.jobs._manager is not None:
+        core.jobs._manager.close()
+    open_store().close()
+
+
+@pytest.fixture
+def subject() -> Subject:
+    return open_subject(MODEL)
+
+
+def keep(subject: Subject, criterion: str) -> Scores:
+    """Scores by ``criterion``, as if they had been asked for before."""
+    found = find_result(open_store(), "score", subject, criterion=criterion)
+    if found is None:
+        found = score_channels(subject.trace, subject.data.calibration, criterion).to_dict()
+        open_store().put_result("score", job_key("score", subject, criterion=criterion), found)
+    return Scores.from_dict(found)
+
+
+def visit(**state: Any) -> AppTest:
+    record = Workspace(new_token(), **{"model_source": MODEL, "criterion": "weight-l2", **state})
+    open_store().save_workspace(record.token, record.to_json(), 0)
+    app = AppTest.from_file(PAGE, default_timeout=60)
+    app.query_params["w"] = record.token
+    app.run()
+    assert not app.exception and not app.error, [error.value for error in app.error]
+    return app
+
+
+def saved(app: AppTest) -> Workspace:
+    token = app.query_params["w"]
+    found = open_store().workspace(token if isinstance(token, str) else token[0])
+    assert found is not None
+    return Workspace.from_json(*found)
+
+
+def bars(app: AppTest) -> list[dict[str, Any]]:
+    (chart,) = app.get("plotly_chart")
+    return json.loads(chart.proto.spec)["data"]
+
+
+def text(app: AppTest) -> str:
+    return " ".join(element.value for element in (*app.markdown, *app.caption, *app.latex))
+
+
+def strips(app: AppTest) -> str:
+    return " ".join(element.proto.body for element in app.get("html"))
+
+
+def test_bars_are_cores_scores_split_at_the_plan(subject: Subject) -> None:
+    scores = keep(subject, "weight-l2")
+    group = subject.trace.prunable[4]
+    app = visit(removed={group.id: 20}, selected_group=group.id)
+    drawn = {row[0]: value for part in bars(app) for row, value in zip(part["customdata"], part["y"], strict=True)}
+    assert drawn == pytest.approx(dict(enumerate(scores.scores[group.id].tolist())))
+    removed = next(part for part in bars(app) if part["name"].startswith("removed"))
+    assert removed["name"] == "removed by the plan: 20"
+    assert {row[0] for row in removed["customdata"]} == set(scores.ranking(group.id)[-20:])
+    assert "no images" in text(app)
+
+
+def test_the_map_has_every_prunable_group(subject: Subject) -> None:
+    scores = keep(subject, "weight-l2")
+    group = subject.trace.prunable[0]
+    app = visit(removed={group.id: 3})
+    (component,) = app.get("bidi_component")
+    rows = json.loads(component.proto.json)["rows"]
+    assert [row["id"] for row in rows] == [one.id for one in subject.trace.prunable]
+    for row in rows:
+        assert row["scores"] == pytest.approx(scores.scores[row["id"]].tolist(), rel=1e-3)
+    assert set(rows[0]["pruned"]) == set(scores.ranking(group.id)[-3:])
+    locked = [one for one in subject.trace.groups if not one.prunable]
+    table = app.expander[0].dataframe[0].value
+    assert list(table["Group"]) == [one.name for one in locked]
+    assert list(table["Why it stays"]) == [one.reason for one in locked]
+
+
+def test_every_criterion_is_on_the_menu_with_its_words(subject: Subject) -> None:
+    keep(subject, "weight-l2")
+    app = visit()
+    rows = list_criteria()
+    assert app.selectbox(key="channels_menu").options == [row.title for row in rows]
+    chosen = next(row for row in rows if row.name == "weight-l2")
+    shown = text(app)
+    assert chosen.summary in shown and chosen.source in shown and chosen.formula in shown
+
+
+def test_looking_at_a_criterion_does_not_change_plans_until_it_is_said(subject: Subject) -> None:
+    keep(subject, "weight-l2")
+    other = keep(subject, "fpgm")
+    group = subject.trace.prunable[1]
+    app = visit(selected_group=group.id, removed={group.id: 4})
+    app.selectbox(key="channels_menu").set_value("fpgm").run()
+    assert saved(app).criterion == "weight-l2"
+    assert "Plans use Weight L2 norm." in text(app)
+    drawn = {row[0]: value for part in bars(app) for row, value in zip(part["customdata"], part["y"], strict=True)}
+    assert drawn == pytest.approx(dict(enumerate(other.scores[group.id].tolist())))
+    app.button(key="use_criterion").click().run()
+    assert saved(app).criterion == "fpgm"
+    assert saved(app).removed == {group.id: 4}
+    assert "Plans use this criterion" in text(app)
+
+
+def test_the_group_menu_selects_the_group_everywhere(subject: Subject) -> None:
+    keep(subject, "weight-l2")
+    group = subject.trace.prunable[4]
+    app = visit()
+    app.selectbox(key="channels_group").set_value(group.id).run()
+    assert saved(app).selected_group == group.id
+    members = app.dataframe[-1].value
+    assert set(members["Layer"]) == {member.layer for member in group.members}
+    assert str(group.units) in strips(app)
+
+
+def test_a_picked_channel_is_told_with_its_rank(subject: Subject) -> None:
+    scores = keep(subject, "weight-l2")
+    group = subject.trace.prunable[2]
+    channel = scores.ranking(group.id)[9]
+    app = visit(selected_group=group.id, choices={"channel": {"id": group.id, "channel": channel}})
+    assert f"Channel {channel}" in strips(app) and "rank 10, kept" in strips(app)
+    app = visit(selected_group=group.id, choices={"channel": {"id": "gone", "channel": 9999}})
+    assert f"Channel {scores.ranking(group.id)[0]}" in strips(app)
+
+
+def test_scores_that_are_not_known_are_computed_by_a_job(subject: Subject) -> None:
+    app = visit(criterion="weight-l1")
+    until = time.monotonic() + 60
+    while not app.get("plotly_chart"):
+        assert time.monotonic() < until, text(app)
+        time.sleep(0.5)
+        app.run()
+        assert not app.exception and not app.error
+    expected = score_channels(subject.trace, None, "weight-l1")
+    first = subject.trace.prunable[0].id
+    drawn = {row[0]: value for part in bars(app) for row, value in zip(part["customdata"], part["y"], strict=True)}
+    assert drawn == pytest.approx(dict(enumerate(expected.scores[first].tolist())))
+
+
+def test_random_images_are_said_to_mean_nothing() -> None:
+    keep(open_subject(MODEL, "", "random"), "weight-l2")
+    app = visit(data_source="random")
+    assert any("means nothing" in warning.value for warning in app.warning)
+
+
+def test_a_selection_that_another_network_left_behind_does_no_harm(subject: Subject) -> None:
+    keep(subject, "weight-l2")
+    app = visit(selected_group="features.99", removed={"features.99": 3})
+    assert app.selectbox(key="channels_group").value == subject.trace.prunable[0].id
+    assert not any(part["name"].startswith("removed") for part in bars(app))
+    assert saved(app).removed == {"features.99": 3}

@@ -1,0 +1,177 @@
+"""The sensitivity page: curves and table are core's numbers; a scan can be started, watched, stopped and repeated."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+import core.jobs
+from core import Sensitivity, Subject, drop_rows, job_key, open_subject, scan_sensitivity
+from core.store import open_store
+from core.workspace import Workspace, new_token
+
+PAGE = Path(__file__).parents[2] / "pages" / "3_Sensitivity.py"
+MODEL = "demo/digits-vgg"
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("PRUNESCOPE_HOME", str(tmp_path))
+    monkeypatch.setattr(core.jobs, "_manager", None)
+    yield
+    if core.jobs._manager is not None:
+        core.jobs._manager.close()
+    open_store().close()
+
+
+@pytest.fixture(scope="module")
+def subject() -> Subject:
+    return open_subject(MODEL)
+
+
+@pytest.fixture(scope="module")
+def scan(subject: Subject) -> Sensitivity:
+    """A real scan, on few images to be quick."""
+    return scan_sensitivity(subject.trace, subject.data.selection, (0.25, 0.5, 0.75), "weight-l1", limit=40)
+
+
+def visit(found: Sensitivity | None, about: Subject, **state: Any) -> AppTest:
+    """The page in a new workspace that looks at weight-l1, with ``found`` as a stored scan."""
+    if found is not None:
+        open_store().put_result("scan", job_key("scan", about, criterion="weight-l1"), found.to_dict())
+    record = Workspace(new_token(), **{"model_source": MODEL, "criterion": "weight-l1", **state})
+    open_store().save_workspace(record.token, record.to_json(), 0)
+    app = AppTest.from_file(PAGE, default_timeout=60)
+    app.query_params["w"] = record.token
+    app.run()
+    assert not app.exception and not app.error, [error.value for error in app.error]
+    return app
+
+
+def saved(app: AppTest) -> Workspace:
+    token = app.query_params["w"]
+    found = open_store().workspace(token if isinstance(token, str) else token[0])
+    assert found is not None
+    return Workspace.from_json(*found)
+
+
+def traces(app: AppTest, at: int = 0) -> list[dict[str, Any]]:
+    return json.loads(app.get("plotly_chart")[at].proto.spec)["data"]
+
+
+def drawn(app: AppTest, at: int = 0) -> dict[str, tuple[list[float], list[float]]]:
+    """Curves by group id."""
+    return {part["customdata"][0][0]: (part["x"], part["y"]) for part in traces(app, at) if "customdata" in part}
+
+
+def text(app: AppTest) -> str:
+    return " ".join(element.value for element in (*app.markdown, *app.caption, *app.info))
+
+
+def test_curves_are_the_scans_points(subject: Subject, scan: Sensitivity) -> None:
+    app = visit(scan, subject, selected_group="features.7")
+    curves = drawn(app)
+    assert list(sorted(curves)) == sorted(scan.points)
+    for group_id, points in scan.points.items():
+        assert curves[group_id][0] == pytest.approx([100 * point.removed_fraction for point in points])
+        assert curves[group_id][1] == pytest.approx([100 * point.accuracy for point in points])
+    (band,) = [part for part in traces(app) if part.get("fill")]
+    highs = [100 * point.high for point in scan.points["features.7"]]
+    assert band["y"][: len(highs)] == pytest.approx(highs)
+    assert any(part["name"] == "guessing, 10.0 %" for part in traces(app))
+
+
+def test_the_table_ranks_what_core_says_is_lost(subject: Subject, scan: Sensitivity) -> None:
+    app = visit(scan, subject)
+    table = app.dataframe[0].value
+    rows = drop_rows(subject.trace, scan)
+    assert list(table["Group"]) == [row.name for row in rows]
+    for number, share in enumerate((25, 50, 75)):
+        lost = [100 * row.drops[number].lost for row in rows]  # type: ignore[union-attr]
+        assert list(table[f"Lost at {share} %"]) == pytest.approx(lost)
+    drop = rows[0].drops[1]
+    assert drop is not None
+    assert table["Interval at 50 %"][0] == f"{100 * drop.low:.1f} to {100 * drop.high:.1f}".replace("-", "−")
+
+
+def test_it_says_what_the_curves_stand_on(subject: Subject, scan: Sensitivity) -> None:
+    said = text(visit(scan, subject))
+    assert "measured earlier, from the store" in said
+    assert "40 of 360 selection images of digits" in said
+    assert "seed 0" in said and "Weight L1 norm" in said
+
+
+def test_a_demo_opens_with_its_curves(subject: Subject) -> None:
+    app = visit(None, subject, criterion="")
+    assert "shipped with this demo" in text(app)
+    assert len(drawn(app)) == len(subject.trace.prunable)
+    assert not [button for button in app.button if button.key == "start_scan"]
+
+
+def test_the_group_menu_selects_everywhere_and_moves_the_focus(subject: Subject, scan: Sensitivity) -> None:
+    app = visit(scan, subject)
+    app.selectbox(key="menu_group").set_value("features.14").run()
+    assert saved(app).selected_group == "features.14"
+    focus = [part for part in traces(app) if part.get("name") == "features.14"]
+    assert len(focus) == 1 and focus[0]["line"]["width"] == 3
+
+
+def test_one_chart_per_group_and_the_loss(subject: Subject, scan: Sensitivity) -> None:
+    app = visit(scan, subject, choices={"scan_view": "One by one", "scan_quantity": "loss"})
+    charts = app.get("plotly_chart")
+    assert len(charts) == len(scan.points)
+    for number, (group_id, points) in enumerate(scan.points.items()):
+        assert drawn(app, number)[group_id][1] == pytest.approx([point.loss for point in points])
+
+
+def test_before_a_scan_there_is_one_button_that_says_what_it_does(subject: Subject) -> None:
+    app = visit(None, subject)
+    (start,) = [button for button in app.button if button.key == "start_scan"]
+    assert start.label == "Scan 8 groups × 7 widths on 360 selection images"
+    assert not app.get("plotly_chart")
+
+
+def test_a_scan_is_watched_stopped_and_what_it_measured_stays(subject: Subject) -> None:
+    app = visit(None, subject)
+    app.button(key="start_scan").click().run()
+    until = time.monotonic() + 120
+    while not app.get("plotly_chart"):
+        assert time.monotonic() < until, text(app)
+        assert [button for button in app.button if button.label == "Cancel"]
+        time.sleep(0.3)
+        app.run()
+        assert not app.exception and not app.error
+    assert "being measured now" in text(app)
+    next(button for button in app.button if button.label == "Cancel").click().run()
+    while "stopped early" not in text(app):
+        assert time.monotonic() < until, text(app)
+        time.sleep(0.3)
+        app.run()
+    assert len(drawn(app)) == len(subject.trace.prunable)
+    assert any("was cancelled" in info.value for info in app.info)
+    job = next(iter(core.jobs.open_jobs().statuses(saved(app).token)))
+    curve = Sensitivity.from_dict(job.partial).points["features.0"]
+    assert drawn(app)["features.0"][1] == pytest.approx([100 * point.accuracy for point in curve])
+    assert [button for button in app.button if button.label == "Start again"]
+
+
+def test_a_stored_scan_that_cannot_be_read_is_one_sentence(subject: Subject, scan: Sensitivity) -> None:
+    open_store().put_result("scan", job_key("scan", subject, criterion="weight-l1"), {"points": {}, "dense": 3})
+    record = Workspace(new_token(), model_source=MODEL, criterion="weight-l1")
+    open_store().save_workspace(record.token, record.to_json(), 0)
+    app = AppTest.from_file(PAGE, default_timeout=60)
+    app.query_params["w"] = record.token
+    app.run()
+    assert not app.exception
+    assert ["Scan again" in error.value for error in app.error] == [True]
+
+
+def test_random_images_are_said_to_mean_nothing(scan: Sensitivity) -> None:
+    app = visit(scan, open_subject(MODEL, "", "random"), data_source="random")
+    assert any("means nothing" in warning.value for warning in app.warning)
