@@ -14,14 +14,14 @@ from typing import Any
 _HOME = {
     "core.apply": "mask_model prune_model reconstruct_model",
     "core.desk": (
-        "DeskRow Figure Headline PROPOSED START_PLANS StartPlan desk_plan desk_rows drag_terms even_counts "
+        "DeskRow Figure Headline PROPOSED START_PLANS StartPlan desk_plan desk_rows drag_terms even_counts every_count "
         "foretell_accuracy desk_figures headline propose removed_counts removed_from_kept widths_plan"
     ),
     "core.errors": "Cancelled CoreError",
     "core.evaluate": "compare_models evaluate_model",
     "core.export": "export_model list_formats load_exported verify_export",
     "core.inventory": "LayerRow class_counts layer_rows part_sizes sample_pictures summarise_trace",
-    "core.load": "list_data list_models load_data load_model sanitise_weights",
+    "core.load": "list_data list_families list_models load_data load_model sanitise_weights",
     "core.measure.cost": "LatencyTable build_latency_table count_cost measure_latency predict_latency",
     "core.measure.importance": "list_criteria score_channels",
     "core.measure.sensitivity": "Sensitivity scan_sensitivity",

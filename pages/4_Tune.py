@@ -19,6 +19,7 @@ SNAPS = {1: "any width", 2: "multiples of 2", 4: "multiples of 4", 8: "multiples
 NEEDS = {
     "scores": "Waits until the channels are scored.",
     "curves": "Waits until the curves are measured.",
+    "proposal": "Waits until whole plans have been measured to find it.",
     "latency": "Waits until the layers are timed on this machine.",
 }
 CRITERION, SNAP, EVEN, NAME, PLANS = "tune_criterion", "tune_snap", "tune_even", "tune_name", "tune_plans"

@@ -12,10 +12,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from core.measure.importance import list_criteria  # noqa: E402 - the repository root has to be on the path first
-from core.shelf import SHIPPED, write_shipped  # noqa: E402 - idem
-from core.subject import open_subject  # noqa: E402 - idem
-from core.tasks import job_key, scan_subject, score_subject  # noqa: E402 - idem
+from core.measure.importance import list_criteria
+from core.proposal import search_proposal
+from core.shelf import SHIPPED, write_shipped
+from core.subject import open_subject
+from core.tasks import job_key, scan_subject, score_subject
 
 DEMOS = ("demo/digits-vgg", "demo/digits-resnet", "demo/shapes-cnn")
 SCANNED = ("weight-l2", "taylor", "qr")
@@ -27,9 +28,13 @@ def main() -> None:
         subject = open_subject(source)
         for row in list_criteria():
             started = time.perf_counter()
-            results[job_key("score", subject, criterion=row.name)] = score_subject(subject, row.name).to_dict()
+            scores = score_subject(subject, row.name)
+            results[job_key("score", subject, criterion=row.name)] = scores.to_dict()
             if row.name in SCANNED:
-                results[job_key("scan", subject, criterion=row.name)] = scan_subject(subject, row.name).to_dict()
+                curves = scan_subject(subject, row.name)
+                results[job_key("scan", subject, criterion=row.name)] = curves.to_dict()
+                proposal = search_proposal(subject, scores, curves)
+                results[job_key("propose", subject, criterion=row.name)] = proposal.to_dict()
             print(f"{source} {row.name}: {time.perf_counter() - started:.1f} s", flush=True)
     write_shipped(results)
     print(f"{SHIPPED.name}: {len(results)} results, {SHIPPED.stat().st_size:,} bytes")

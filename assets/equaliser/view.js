@@ -195,8 +195,9 @@ function paintStrip(view, model) {
 
 function paintAll(view, model) {
   view.theme = isDark(view.root) ? "dark" : "light";
-  const scanned = model.rows.filter((row) => model.curves.get(row.id)).length;
-  buildLegend(view, view.theme, scanned > 0, scanned < model.rows.length);
+  const missing = model.rows.some((row) => !model.curves.get(row.id) && !(row.locked && row.reason));
+  const scanned = model.rows.some((row) => model.curves.get(row.id));
+  buildLegend(view, view.theme, scanned, missing);
   for (const row of model.rows) paintRow(view, model, row.id);
   paintMaster(view, model);
   paintStrip(view, model);

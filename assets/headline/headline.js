@@ -55,7 +55,8 @@ function estimated(cell, figures) {
   const found = cell.name === "size_bytes" && share !== null && dense ? { value: dense * share, dense } : figures[cell.name];
   if (!found) return null;
   const value = WRITE[cell.name](found.value);
-  return { ...cell, value, change: changeOf(cell.name, found), mark: "estimated", share: found.value / found.dense, detail: "", busy: false };
+  const against = found.dense ? `dense ${WRITE[cell.name](found.dense)}` : "";
+  return { ...cell, value, change: changeOf(cell.name, found), dense: against, mark: "estimated", detail: "", busy: false, unknown: false };
 }
 
 function buildCell(strip, name) {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -54,6 +55,7 @@ class Desk:
     scores: Scores | None
     curves: Sensitivity | None
     table: LatencyTable | None
+    proposal: Mapping[str, Any] | None
     measured: Mapping[str, Any]
     dense: Mapping[str, Any]
     meaningless: str
@@ -64,9 +66,10 @@ class Desk:
         return any(job.work.active for job in self.jobs.values())
 
     def knows(self, needs: str) -> bool:
-        """Whether what a start plan needs is there: "scores", "curves" or "latency"."""
+        """Whether what a start plan needs is there: "scores", "curves", "latency" or "proposal"."""
         ready = {"scores": self.scores is not None, "latency": self.table is not None}
         ready["curves"] = self.curves is not None and self.curves.complete
+        ready["proposal"] = self.proposal is not None
         return ready[needs]
 
 
@@ -119,7 +122,10 @@ def gather(record: Workspace, subject: Subject) -> Desk:
     if table is None:
         whole = jobs.want("latency", "Timing the layers on this machine", "latency_table")
         table = LatencyTable.from_dict(whole) if whole else None
-    return Desk(record, subject, plan, scores, curves, table, measured, dense, meaningless, jobs.found)
+    proposal = work.known("propose", subject, dict, criterion=criterion)
+    if proposal is None and curves is not None and curves.complete and not meaningless:
+        proposal = jobs.want("proposal", "Searching a plan", "propose", criterion=criterion)
+    return Desk(record, subject, plan, scores, curves, table, proposal, measured, dense, meaningless, jobs.found)
 
 
 def known_now(record: Workspace) -> Desk:
@@ -127,7 +133,8 @@ def known_now(record: Workspace) -> Desk:
     subject = work.subject(record)
     scores, curves = work.scores(record, subject), work.sensitivity(record, subject)
     table = work.known("latency_table", subject, LatencyTable.from_dict)
-    return Desk(record, subject, None, scores, curves, table, {}, {}, why_meaningless(subject), {})
+    proposal = work.known("propose", subject, dict, criterion=work.criterion(record))
+    return Desk(record, subject, None, scores, curves, table, proposal, {}, {}, why_meaningless(subject), {})
 
 
 def _measured(jobs: Jobs, name: str, plan: Plan) -> Mapping[str, Any]:
@@ -163,12 +170,23 @@ def equaliser_rows(desk: Desk) -> list[EqualiserRow]:
     ]
 
 
+_terms: OrderedDict[Any, CostTerms] = OrderedDict()  # by network and table; replaced whole, never changed
+TERMS_KEPT = 16
+
+
 def equaliser_terms(desk: Desk) -> CostTerms:
-    terms = drag_terms(desk.subject.trace, desk.table)
-    known: CostTerms = {"macs_terms": terms["macs"], "params_terms": terms["params"]}
-    if "latency_ms" in terms:
-        known["latency_terms"] = terms["latency_ms"]
-    return known
+    """What the browser prices a drag by. Tens of milliseconds for a large network, so the last few are kept."""
+    key = (desk.subject.key, desk.table.knots if desk.table is not None else None)
+    if key not in _terms:
+        terms = drag_terms(desk.subject.trace, desk.table)
+        known: CostTerms = {"macs_terms": terms["macs"], "params_terms": terms["params"]}
+        if "latency_ms" in terms:
+            known["latency_terms"] = terms["latency_ms"]
+        _terms[key] = known
+        while len(_terms) > TERMS_KEPT:
+            _terms.popitem(last=False)
+        return known
+    return _terms[key]
 
 
 def curve_figure(desk: Desk, group_id: str) -> Any:
@@ -227,12 +245,13 @@ def _cell(desk: Desk, figure: Figure) -> Cell:
         "busy": measuring and (figure.how != "measured" or figure.name == "accuracy"),
     }
     if cell["busy"] and not cell["detail"]:
-        cell["detail"] = "measuring ..."
+        cell["detail"] = "measuring …"
     if figure.name == "accuracy" and desk.meaningless:
         cell.update(value="says nothing here", mark="", change="", dense="", unknown=True, silent=True, busy=False)
         cell["detail"] = desk.meaningless.partition(":")[0]
     elif figure.value is None:
-        cell.update(value=_unknown(desk, figure.name), mark="", dense="", unknown=True)
+        value, detail = _unknown(desk, figure.name)
+        cell.update(value=value, detail=detail, mark="", dense="", unknown=True)
     return cell
 
 
@@ -243,17 +262,20 @@ def _change(figure: Figure) -> str:
 
 
 def _detail(figure: Figure) -> str:
+    """Two short lines: how sure, and on what."""
     about = figure.about
     if figure.low is None or figure.high is None:
         return ""
     if figure.name == "accuracy":
-        return f"95 %: {tables.interval(figure.low, figure.high)}, {tables.plural(about['images'], 'image')}"
-    return f"{tables.ms(figure.low)} to {tables.ms(figure.high)}, {tables.device_text(about)}"
+        sure = tables.interval(figure.low, figure.high)
+        return f"95 %: {sure}\n{tables.plural(about['images'], 'selection image')}"
+    return f"{tables.ms(figure.low)} to {tables.ms(figure.high)}\n{tables.device_text(about)}"
 
 
-def _unknown(desk: Desk, name: str) -> str:
+def _unknown(desk: Desk, name: str) -> tuple[str, str]:
+    """What stands where a number will be, and how far its measurement is."""
     job = desk.jobs.get("latency" if name == "latency" else "curves")
-    if job is None or not job.work.active or job.work.job is None:
-        return "not known"
-    what = "measuring this machine" if name == "latency" else "measuring curves"
-    return f"{what} … {tables.percent(job.work.job.fraction, 0)}"
+    if job is None or job.work.job is None or not job.work.active:
+        return "not known", ""
+    what = "measuring this machine …" if name == "latency" else "measuring curves …"
+    return what, f"{tables.percent(job.work.job.fraction, 0)} done"

@@ -11,6 +11,7 @@ from core import (
     StartPlan,
     Subject,
     even_counts,
+    every_count,
     propose,
     removed_from_kept,
 )
@@ -63,11 +64,14 @@ def start_from(plan: StartPlan) -> None:
     def change() -> None:
         record = session.workspace()
         desk = known_now(record)
-        missing = [need for need in plan.needs if not desk.knows(need)]
-        if missing or desk.scores is None or desk.curves is None:
-            raise CoreError(f"{plan.title}: not all it needs has been measured yet. Try again in a moment.")
         trace, held = desk.subject.trace, record.locked
-        session.edit(propose(trace, desk.scores, desk.curves, plan.budget, table=desk.table, held=held), plan.title)
+        if plan is PROPOSED and desk.proposal is not None:
+            counts = every_count(trace, desk.proposal["removed"], held)
+        elif plan is not PROPOSED and desk.scores is not None and desk.curves is not None:
+            counts = propose(trace, desk.scores, desk.curves, plan.budget, table=desk.table, held=held)
+        else:
+            raise CoreError(f"{plan.title}: not all it needs has been measured yet. Try again in a moment.")
+        session.edit(counts, plan.title)
 
     attempt(change)
 
@@ -92,11 +96,11 @@ def open_with_a_plan(record: Workspace, subject: Subject) -> Workspace:
     untouched = not (record.removed or record.history or record.future)
     if not untouched or why_meaningless(subject) or session.temporary(mark):
         return record
-    scores, curves = work.scores(record, subject), work.sensitivity(record, subject)
-    if scores is None or curves is None or not curves.complete:
+    proposal = work.known("propose", subject, dict, criterion=work.criterion(record))
+    if proposal is None:
         return record
     session.set_temporary(mark, True)
-    counts = propose(subject.trace, scores, curves, PROPOSED.budget, held=record.locked)
+    counts = every_count(subject.trace, proposal["removed"], record.locked)
     return session.edit(counts, f"Proposed: {PROPOSED.title.lower()}")
 
 
