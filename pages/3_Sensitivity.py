@@ -269,7 +269,9 @@ def show(subject: Subject, criterion: str) -> None:
     tell_origin(subject, sensitivity, found, criterion)
     ids = [group.id for group in subject.trace.groups if group.id in sensitivity.points]
     selected = session.workspace().selected_group
-    focus = selected if selected in ids else drop_rows(subject.trace, sensitivity)[0].id
+    # The order by what is lost still moves while a scan runs; a focus that jumps would only distract.
+    focus = ids[0] if found.active else drop_rows(subject.trace, sensitivity)[0].id
+    focus = selected if selected in ids else focus
     show_curves(subject, sensitivity, focus, criterion)
     show_drops(subject, sensitivity, focus, criterion)
 

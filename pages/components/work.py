@@ -126,6 +126,9 @@ def ensure(verb: str, about: Subject, *, slot: str | None = None, start: bool = 
         return Work(found, None)
     job_id = session.temporary(f"job-{key}")
     if job_id is None:
+        mine = [job for job in open_jobs().statuses(session.owner()) if job.key == key] if not start else []
+        if mine:  # begun before a reload, or in another window
+            return Work(mine[-1].result if mine[-1].result is not None else mine[-1].partial, mine[-1])
         if not start:
             return Work(None, None)
         opened = {"model": about.model_source, "weights": about.weights, "data": about.data_source}

@@ -148,6 +148,9 @@ def test_a_scan_is_watched_stopped_and_what_it_measured_stays(subject: Subject) 
         app.run()
         assert not app.exception and not app.error
     assert "being measured now" in text(app)
+    reloaded = AppTest.from_file(PAGE, default_timeout=60)
+    reloaded.query_params["w"] = saved(app).token
+    assert "being measured now" in text(reloaded.run())
     next(button for button in app.button if button.label == "Cancel").click().run()
     while "stopped early" not in text(app):
         assert time.monotonic() < until, text(app)
