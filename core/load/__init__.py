@@ -1,7 +1,15 @@
 """First stage: networks and images, by name or from files that may come from strangers."""
 
 from core.load.data import list_data, load_data
-from core.load.models import list_models, load_model
+from core.load.models import list_families, list_models, load_model
 from core.load.weights import read_state_dict, sanitise_weights
 
-__all__ = ["list_data", "list_models", "load_data", "load_model", "read_state_dict", "sanitise_weights"]
+__all__ = [
+    "list_data",
+    "list_families",
+    "list_models",
+    "load_data",
+    "load_model",
+    "read_state_dict",
+    "sanitise_weights",
+]

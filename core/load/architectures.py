@@ -228,15 +228,22 @@ def torchvision_names() -> tuple[str, ...]:
     return tuple(models.list_models(module=models))
 
 
-def list_models() -> list[Choice]:
-    """Every model by name: demos, CIFAR ResNets, torchvision's, and timm's when it is installed."""
-    rows = [Choice(row.name, row.title, row.summary) for row in MODELS]
-    summary = "A torchvision classification network, built for ImageNet: random weights, its authors', or a file."
-    rows += [Choice(f"torchvision/{name}", name, summary) for name in torchvision_names()]
-    if has_timm():
-        summary = "A timm network, built for ImageNet: random weights, its authors', or a file."
-        rows += [Choice(f"timm/{name}", name, summary) for name in import_timm().list_models()]
-    return rows
+def list_families() -> list[str]:
+    """The families that can be opened here; nothing heavy is imported to tell."""
+    return ["demo", "cifar", "torchvision", *(["timm"] if has_timm() else [])]
+
+
+def list_models(family: str | None = None) -> list[Choice]:
+    """Every model by name: demos, CIFAR ResNets, torchvision's, and timm's when it is installed; or one family's."""
+    if family is None:
+        return [choice for one in list_families() for choice in list_models(one)]
+    if family not in list_families():
+        raise unknown_name("family of models", family, list_families(), LoadError)
+    if family in ("torchvision", "timm"):
+        names = torchvision_names() if family == "torchvision" else import_timm().list_models()
+        summary = f"A {family} classification network, built for ImageNet: random weights, its authors', or a file."
+        return [Choice(f"{family}/{name}", name, summary) for name in names]
+    return [Choice(row.name, row.title, row.summary) for row in MODELS if row.name.startswith(f"{family}/")]
 
 
 def with_classes(blueprint: Blueprint, num_classes: int) -> Blueprint:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from core.errors import LoadError
-from core.load.architectures import Blueprint, default_file, find_blueprint, list_models, with_classes
+from core.load.architectures import Blueprint, default_file, find_blueprint, list_families, list_models, with_classes
 from core.load.weights import SUFFIXES, read_metadata, read_state_dict
 from core.records import LoadedModel
 
@@ -18,7 +18,7 @@ SOURCE_KEY = "prunescope.source"  # in a file's own header, or in a .json beside
 RANDOM_SEED = 0
 FAMILIES = ("demo", "torchvision", "timm", "cifar")
 
-__all__ = ["build_seeded", "list_models", "load_model", "register_reader"]
+__all__ = ["build_seeded", "list_families", "list_models", "load_model", "register_reader"]
 
 Reader = Callable[[Path], LoadedModel | None]
 _readers: list[Reader] = []

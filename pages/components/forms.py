@@ -9,7 +9,17 @@ from typing import IO, Any
 
 import streamlit as st
 
-from core import CoreError, Subject, data_address, keep_images, keep_weights, list_data, list_models, open_subject
+from core import (
+    CoreError,
+    Subject,
+    data_address,
+    keep_images,
+    keep_weights,
+    list_data,
+    list_families,
+    list_models,
+    open_subject,
+)
 from core import workspace as records
 from pages.components import session
 
@@ -114,13 +124,17 @@ def choose_subject() -> Request | None:
 
 
 def _model() -> str:
-    sources = {choice.source: choice for choice in _models()}
-    families = [family for family in FAMILIES if any(source.startswith(f"{family}/") for source in sources)]
     now = session.workspace().model_source or "demo/digits-vgg"
     family = st.segmented_control(
-        "Family", families, format_func=FAMILIES.get, default=now.partition("/")[0], key="model-family", required=True
+        "Family",
+        list_families(),
+        format_func=FAMILIES.get,
+        default=now.partition("/")[0],
+        key="model-family",
+        required=True,
     )
-    known = [source for source in sources if source.startswith(f"{family}/")]
+    sources = {choice.source: choice for choice in _models(family)}
+    known = list(sources)
     source = st.selectbox(
         "Network",
         known,
@@ -133,8 +147,8 @@ def _model() -> str:
 
 
 @st.cache_data(show_spinner="Looking which networks there are ...")
-def _models() -> list[Any]:
-    return list_models()
+def _models(family: str) -> list[Any]:
+    return list_models(family)
 
 
 def _weights_choice(model: str) -> tuple[str, Any, str]:

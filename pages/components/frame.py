@@ -65,11 +65,13 @@ def run(overview: Callable[[], None]) -> None:
     session.set_temporary("pages", {one.title: one for one in pages})
     st.html(ASSETS / "frame.css")
     st.logo(str(ASSETS / "logo.svg"), size="large", icon_image=str(ASSETS / "mark.svg"))
-    open_jobs().warm()
-    _settle()
-    with st.sidebar:
-        _sidebar(current.title)
-    current.run()
+    try:
+        with st.sidebar:
+            _sidebar(current.title)
+        current.run()
+    finally:  # only now: their imports would take the processor from the first page
+        open_jobs().warm()
+        _settle()
 
 
 @contextmanager

@@ -67,7 +67,8 @@ def _loaded(record: Workspace, subject: Subject) -> None:
     cost = count_cost(subject.trace)
     st.markdown(f"##### {subject.loaded.name}")
     st.caption(f"{subject.model_source} · {work.weights_text(record, subject)}")
-    st.html(tables.cost_html(cost))
+    curves = work.sensitivity(record, subject) if not work.caveats(subject) else None
+    st.html(tables.cost_html(cost, curves.dense if curves else None))
     channels, height, width = subject.trace.example.shape[1:]
     sizes = ", ".join(f"{count:,} for {part}" for part, count in part_sizes(subject.data).items())
     st.markdown(

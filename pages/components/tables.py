@@ -9,18 +9,18 @@ from typing import Any
 
 import streamlit as st
 
-from core import Cost, LayerRow
+from core import Cost, CurvePoint, LayerRow
 
 MISSING = "–"
 _STEPS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 _COMPACT = {name: st.column_config.NumberColumn(format="compact") for name in ("MACs", "Parameters")}
 LAYER_COLUMNS = {
     **_COMPACT,
-    "Layer": st.column_config.TextColumn(pinned=True),
-    "May leave": st.column_config.TextColumn(width="medium"),
+    "Layer": st.column_config.TextColumn(pinned=True, width="medium"),
+    **{name: st.column_config.TextColumn(width="medium") for name in ("Kind", "Group", "May leave")},
 }
 PLAN_COLUMNS = {
-    "Layer": st.column_config.TextColumn(pinned=True),
+    "Layer": st.column_config.TextColumn(pinned=True, width="medium"),
     "Kept": st.column_config.ProgressColumn(format="%.0f %%", min_value=0, max_value=100),
     **{
         f"{name} {when}": st.column_config.NumberColumn(format="compact")
@@ -99,9 +99,10 @@ def latency_text(latency: Mapping[str, Any] | None) -> str:
     return f"{ms(latency['median_ms'])} [{_three(latency['low_ms'])}, {_three(latency['high_ms'])}]"
 
 
-def cost_html(cost: Cost) -> str:
-    """What a network costs, as a row of numbers."""
-    items = [
+def cost_html(cost: Cost, accuracy: CurvePoint | None = None) -> str:
+    """What a network costs and, when it was measured, how often it is right, as a row of numbers."""
+    items = [("Accuracy", percent(accuracy.accuracy), f"{accuracy.images:,} images")] if accuracy else []
+    items += [
         ("Parameters", count(cost.params), ""),
         ("MACs per image", count(cost.macs), ""),
         ("Size", size(cost.size_bytes), ""),

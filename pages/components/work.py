@@ -60,14 +60,13 @@ def weights_text(record: Workspace, about: Subject) -> str:
 
 def caveats(about: Subject) -> list[str]:
     """What makes the accuracy of this subject meaningless, in plain sentences."""
-    said = []
-    if about.loaded.weights is None:
-        said.append(
-            "Random weights: this network has learned nothing, so its accuracy means nothing. Cost and speed hold."
-        )
-    if not about.real_images:
-        said.append("Random images with random labels: accuracy on them means nothing. Cost and speed hold.")
-    return said
+    learned, real = about.loaded.weights is not None, about.real_images
+    if learned and real:
+        return []
+    if real:
+        return ["Random weights: this network has learned nothing, so its accuracy means nothing. Cost and speed hold."]
+    what = "Random images with random labels" if learned else "Random weights, and random images with random labels"
+    return [f"{what}: accuracy means nothing here. Cost and speed hold."]
 
 
 def criterion(record: Workspace) -> str:

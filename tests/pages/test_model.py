@@ -110,7 +110,7 @@ def test_a_network_without_images_gets_noise_and_says_so(app: AppTest) -> None:
     press(app)
     assert not app.error
     assert "ResNet-20" in shown(app)
-    assert "Random images with random labels" in shown(app)
+    assert "random images with random labels: accuracy means nothing" in shown(app)
 
 
 def test_weights_from_a_file_open(app: AppTest, tmp_path: Path) -> None:
