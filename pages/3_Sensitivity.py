@@ -158,9 +158,10 @@ def show_curves(subject: Subject, sensitivity: Sensitivity, focus: str, criterio
             config=charts.config(f"sensitivity-{subject.loaded.name.replace('/', '-')}-{criterion}"),
             on_select=lambda: pick("curves"),
             selection_mode="points",
-            alt=f"Accuracy of {len(names)} groups against the removed share; {names[focus]} in colour",
+            alt=f"{QUANTITIES[quantity]} of {len(names)} groups against the removed share; {names[focus]} in colour",
         )
-        st.caption("Click a point of a curve to select its group here and on every other page.")
+        unknown = "" if options["quantity"] == "accuracy" else " No interval is known for the loss."
+        st.caption(f"Click a point of a curve to select its group here and on every other page.{unknown}")
     else:
         show_tiles(sensitivity, names, focus, options)
 
@@ -182,7 +183,8 @@ def show_tiles(sensitivity: Sensitivity, names: dict[str, str], focus: str, opti
             args=(TILE_PAGE,),
             required=True,
         )
-    st.markdown(f"**{charts.SINGLY}.** Bands are 95 % intervals; the grey line is the dense network.")
+    bands = "Bands are 95 % intervals" if options["quantity"] == "accuracy" else "No interval is known for the loss"
+    st.markdown(f"**{charts.SINGLY}.** {bands}; the grey line is the dense network.")
     with st.container(horizontal=True, gap="small"):
         for group_id in pages[page]:
             key = f"tile_{group_id}"
@@ -193,7 +195,7 @@ def show_tiles(sensitivity: Sensitivity, names: dict[str, str], focus: str, opti
                 config={"displayModeBar": False},
                 on_select=lambda key=key: pick(key),
                 selection_mode="points",
-                alt=f"Accuracy of {names[group_id]} against the removed share",
+                alt=f"Curve of {names[group_id]} against the removed share",
             )
 
 

@@ -25,6 +25,7 @@ SINGLY = "Measured: this group alone, everything else dense"
 REMOVED_AXIS = "removed share of channels, %"
 ACCURACY_AXIS = "accuracy on selection images, %"
 LOSS_AXIS = "cross-entropy on selection images, nats"
+LOG_TICKS = [digit * 10.0**power for power in range(-5, 4) for digit in (1, 2, 5)]
 MANY_BARS = 160  # beyond it gaps between bars are only noise
 
 
@@ -95,10 +96,12 @@ def curve_tile(
     _add_references(figure, sensitivity, quantity, chance)
     _house(figure, _shortened(name, 30), "", height)
     _share_axes(figure, quantity, log)
-    figure.update_layout(showlegend=False, margin={"l": 46, "r": 8, "t": 34, "b": 42}, title_font_size=13)
+    figure.update_layout(showlegend=False, margin={"l": 54, "r": 8, "t": 34, "b": 42}, title_font_size=13)
     figure.update_xaxes(title={"text": "removed, %", "font_size": 11, "standoff": 4}, tickfont_size=11)
     short = "accuracy, %" if quantity == "accuracy" else "loss, nats"
     figure.update_yaxes(title={"text": short, "font_size": 11, "standoff": 4}, tickfont_size=11, nticks=4)
+    if log:
+        figure.update_yaxes(tickvals=LOG_TICKS[::3], ticktext=[f"{tick:g}" for tick in LOG_TICKS[::3]])
     if quantity == "loss":
         values = [point.loss for points in sensitivity.points.values() for point in points]
         figure.update_yaxes(range=_loss_range(values, log))
@@ -240,6 +243,8 @@ def _share_axes(figure: go.Figure, quantity: str, log: bool) -> None:
     else:
         figure.update_yaxes(title=LOSS_AXIS + (", log" if log else ""), type="log" if log else "linear")
         figure.update_yaxes(rangemode="normal" if log else "tozero")
+        if log:
+            figure.update_yaxes(tickvals=LOG_TICKS, ticktext=[f"{tick:g}" for tick in LOG_TICKS])
 
 
 def _loss_range(values: Sequence[float], log: bool) -> list[float]:
