@@ -53,7 +53,7 @@ function estimated(cell, figures) {
   const dense = cell.dense_value;
   const share = figures.params ? figures.params.value / figures.params.dense : null;
   const found = cell.name === "size_bytes" && share !== null && dense ? { value: dense * share, dense } : figures[cell.name];
-  if (!found) return null;
+  if (!found) return { ...cell, value: "not known yet", change: "", mark: "", detail: "", busy: false, unknown: true };
   const value = WRITE[cell.name](found.value);
   const against = found.dense ? `dense ${WRITE[cell.name](found.dense)}` : "";
   return { ...cell, value, change: changeOf(cell.name, found), dense: against, mark: "estimated", detail: "", busy: false, unknown: false };
@@ -90,7 +90,7 @@ function paint(strip) {
   const { live, data } = strip;
   for (const cell of data.cells) {
     if (!strip.cells.has(cell.name)) strip.cells.set(cell.name, buildCell(strip, cell.name));
-    const shown = live && !cell.silent ? estimated(cell, live) || cell : cell;
+    const shown = live && !cell.silent ? estimated(cell, live) : cell;
     paintCell(strip.cells.get(cell.name), shown);
   }
   strip.list.classList.toggle("moving", Boolean(live));

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.browser.desk_page import DeskPage
+from tests.browser.desk_page import Cell, DeskPage
 
 ROOT = Path(__file__).parents[2]
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
@@ -52,12 +52,9 @@ def test_the_whole_path_from_the_first_page_to_a_file_that_works(desk: DeskPage,
     proposed = desk.all_kept()
 
     group = "features.10"
-    desk.grab(group, 0.5)
-    moving = desk.wait_until(lambda seen: seen["macs"].mark == "estimated")
-    assert desk.kept(group) == 32
-    assert all(
-        moving[name].value != begun[name].value for name in ("accuracy", "latency", "macs", "params", "size_bytes")
-    )
+    moving = grab_when_times_are_known(desk, group, 0.5)
+    eventually(lambda: desk.kept(group) == 32)
+    assert all(moving[name].value != cell.value for name, cell in begun.items())
     assert all(moving[name].mark == "estimated" for name in moving)
     page.mouse.up()
     released = desk.wait_until(lambda seen: seen["macs"].mark == "exact")
@@ -71,11 +68,11 @@ def test_the_whole_path_from_the_first_page_to_a_file_that_works(desk: DeskPage,
     page.get_by_role("button", name="Undo").click()
     undone = desk.wait_until(lambda seen: seen["macs"].value == begun["macs"].value)
     assert undone["accuracy"].mark == "measured", "a plan that was measured before is not measured again"
-    assert desk.all_kept() == proposed
+    eventually(lambda: desk.all_kept() == proposed)
     desk.focus_bar(group)
     page.keyboard.press("Control+Shift+z")
     desk.wait_until(lambda seen: seen["macs"].value == released["macs"].value)
-    assert desk.kept(group) == 32
+    eventually(lambda: desk.kept(group) == 32)
 
     page.get_by_test_id("stSidebar").get_by_role("link", name="Export").click()
     page.get_by_role("button", name="Export", exact=True).click()
@@ -93,6 +90,21 @@ def test_the_whole_path_from_the_first_page_to_a_file_that_works(desk: DeskPage,
     assert f"{found['params'] / 1000:.0f} k" == measured["params"].value
     shown = " ".join(page.locator("canvas td, [role=gridcell]").all_text_contents())
     assert f"{100 * found['report']:.1f} %" in shown, f"the export page shows the report accuracy: {shown}"
+
+
+def grab_when_times_are_known(desk: DeskPage, group: str, share: float) -> dict[str, Cell]:
+    """The headline under the hand. Until this machine's layers are timed, no latency can be foretold: try again."""
+    limit = time.monotonic() + 120
+    while True:
+        desk.grab(group, share)
+        desk.page.wait_for_timeout(150)
+        seen = desk.cells()
+        if seen["latency"].mark == "estimated":
+            return seen
+        assert time.monotonic() < limit, f"no latency was ever foretold: {seen}"
+        desk.page.keyboard.press("Escape")
+        desk.page.mouse.up()
+        desk.page.wait_for_timeout(1000)
 
 
 def in_a_new_process(folder: Path) -> dict[str, float]:
