@@ -5,8 +5,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-warn-script-location
-# Two threads suit two cores; more only get in each other's way on networks this small.
-TEST_ENV := OMP_NUM_THREADS=$${OMP_NUM_THREADS:-2} PYTHONDONTWRITEBYTECODE=1
+# Networks this small are fastest on one thread; two only wait for each other where other work runs.
+TEST_ENV := OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} PYTHONDONTWRITEBYTECODE=1
 
 .DEFAULT_GOAL := help
 .PHONY: help run test check format lint types bench demos clean

@@ -32,17 +32,20 @@ class Format:
 FORMATS: Registry[Format] = Registry("export format")
 FORMATS.add(
     Row("checkpoint", Format(checkpoint.FILE, checkpoint.write_checkpoint, checkpoint.run_checkpoint, 1e-4),
-        "Checkpoint and recipe", "The weights as safetensors and the recipe that builds the network around them.")
+        "Checkpoint and recipe", "The weights as safetensors and the recipe that builds the network around them.",
+        source="safetensors: github.com/huggingface/safetensors")
 )  # fmt: skip
 FORMATS.add(
     Row("exported_program",
         Format(exported_program.FILE, exported_program.write_exported_program,
                exported_program.run_exported_program, 1e-4),
-        "PyTorch program", "One file that PyTorch loads and runs without the network's Python code (torch.export).")
+        "PyTorch program", "One file that PyTorch loads and runs without the network's Python code (torch.export).",
+        source="PyTorch documentation, torch.export")
 )  # fmt: skip
 FORMATS.add(
     Row("onnx", Format(onnx.FILE, onnx.write_onnx, onnx.run_onnx, 1e-3),
-        "ONNX", "One file for onnxruntime and other runtimes, opset 18, any batch size.")
+        "ONNX", "One file for onnxruntime and other runtimes, opset 18, any batch size.",
+        source="Open Neural Network Exchange, onnx.ai")
 )  # fmt: skip
 
 

@@ -22,7 +22,13 @@ DATA_LIMIT_BYTES = 2 << 30  # of decoded float32 images
 
 SOURCES: Registry[Callable[[], ImageSource]] = Registry("data source")
 SOURCES.add(
-    Row("digits", digits, "Handwritten digits", "1,797 real 8 x 8 digits of scikit-learn, enlarged to 32 x 32, grey.")
+    Row(
+        "digits",
+        digits,
+        "Handwritten digits",
+        "1,797 real 8 x 8 digits of scikit-learn, enlarged to 32 x 32, grey.",
+        source="Alpaydin, Kaynak 1998, Optical Recognition of Handwritten Digits, UCI Machine Learning Repository",
+    )
 )
 SOURCES.add(
     Row(
@@ -30,6 +36,7 @@ SOURCES.add(
         drawn_shapes,
         "Shapes and textures",
         "4,000 drawn 48 x 48 colour pictures of ten kinds, always the same.",
+        source="Drawn by core/load/shapes.py from a fixed seed",
     )
 )
 TORCHVISION_DATA = ("CIFAR10", "CIFAR100", "MNIST", "FashionMNIST")
