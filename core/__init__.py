@@ -12,7 +12,7 @@ from typing import Any
 
 # Module -> the public names that live there.
 _HOME = {
-    "core.apply": "mask_model prune_model reconstruct_model",
+    "core.apply": "AS_CUT list_repairs mask_model prune_model reconstruct_model",
     "core.desk": (
         "DeskRow Figure Headline PROPOSED START_PLANS StartPlan desk_plan desk_rows drag_terms even_counts every_count "
         "foretell_accuracy desk_figures headline propose removed_counts removed_from_kept widths_plan"

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from core.apply import prune_model
+from core.apply import build_network
 from core.errors import CoreError
 from core.evaluate import compare_models, evaluate_model
 from core.export import export_model, verify_export
@@ -37,6 +37,8 @@ LATENCY_REPEATS = 40
 
 def job_key(verb: str, subject: Subject, **arguments: Any) -> str:
     """Names the result of ``verb``: same weights, same images, same arguments, and for times the same machine."""
+    if "plan" in arguments:  # what a plan keeps names it, not the words on how it was made
+        arguments = {**arguments, "plan": Plan.from_json(arguments["plan"]).key}
     machine = [platform.node(), os.cpu_count()] if verb in {"latency_table", "evaluate_plan"} else []
     return f"{verb}-{digest(subject.key, arguments, machine)}"
 
@@ -93,27 +95,37 @@ def latency_table(model: str, weights: str, data: str, on_progress: Progress, ca
 
 
 def evaluate_plan(
-    model: str, weights: str, data: str, plan: str, on_progress: Progress, cancelled: Stop
+    model: str, weights: str, data: str, plan: str, repair: str, on_progress: Progress, cancelled: Stop
 ) -> dict[str, Any]:
-    """Build the network of ``plan`` (Plan JSON) and measure it on selection images, then its time beside the dense one.
+    """Build the network of ``plan`` (Plan JSON), repaired by a method of REPAIRS, and measure it on selection images,
+    then its time beside the dense one.
 
     Result and partial: {"accuracy", "dense_accuracy", "latency", "dense_latency", "macs", "params", "size_bytes"},
     each accuracy and latency as the fields of its record, absent until measured.
     """
     subject = open_subject(model, weights, data)
     chosen = Plan.from_json(plan)
-    pruned = prune_model(subject.loaded.module, subject.trace, chosen)
+    pruned, _ = build_network(
+        subject.loaded.module,
+        subject.trace,
+        chosen,
+        subject.data.calibration,
+        repair,
+        on_progress=lambda fraction, message, *_: on_progress(0.5 * fraction, message),
+        cancelled=cancelled,
+    )
+    start = 0.0 if repair == "none" else 0.5
     cost = count_cost(subject.trace, chosen)
     result: dict[str, Any] = {"macs": cost.macs, "params": cost.params, "size_bytes": cost.size_bytes}
 
     def report(fraction: float, message: str, partial: Accuracy | None = None) -> None:
         if partial is not None:
             result["accuracy"] = asdict(partial)
-        on_progress(0.7 * fraction, message, dict(result) if partial is not None else None)
+        on_progress(start + (0.9 - start) * fraction, message, dict(result) if partial is not None else None)
 
     accuracy = evaluate_model(pruned, subject.data.selection, on_progress=report, cancelled=cancelled)
     result["accuracy"] = asdict(accuracy)
-    on_progress(0.7, "Measuring latency", dict(result))
+    on_progress(0.9, "Measuring latency", dict(result))
     times = measure_together(
         [subject.loaded.module, pruned], subject.trace.example, repeats=LATENCY_REPEATS, cancelled=cancelled
     )
@@ -126,24 +138,28 @@ def export(
     weights: str,
     data: str,
     plan: str,
+    repair: str,
     owner: str,
     formats: list[str],
     on_progress: Progress,
     cancelled: Stop,
 ) -> dict[str, Any]:
-    """Write the network of ``plan`` to the owner's export folder, measure it on report images and verify the files.
+    """Write the network of ``plan``, repaired as in ``evaluate_plan``, to the owner's export folder, measure it on
+    report images and verify the files.
 
     Result: {"directory", "files": [{"name", "size_bytes"}], "verification", "measurements", "difference", "failed"}.
     """
     subject = open_subject(model, weights, data)
     chosen = Plan.from_json(plan)
     on_progress(0.05, "Building the smaller network")
-    pruned = prune_model(subject.loaded.module, subject.trace, chosen)
-    on_progress(0.15, "Measuring on the report images")
+    pruned, chosen = build_network(
+        subject.loaded.module, subject.trace, chosen, subject.data.calibration, repair, cancelled=cancelled
+    )
+    on_progress(0.25, "Measuring on the report images")
     comparison = compare_models(subject.loaded.module, pruned, subject.data.report)
     times = measure_together([subject.loaded.module, pruned], subject.trace.example, cancelled=cancelled)
     costs = count_cost(subject.trace), count_cost(subject.trace, chosen)
-    measurements: dict[str, Any] = {"data": subject.data.report.name}
+    measurements: dict[str, Any] = {"data": subject.data.report.name, "repair": repair}
     for name, accuracy, latency, cost in zip(
         ("dense", "pruned"), (comparison.a, comparison.b), times, costs, strict=True
     ):
@@ -157,7 +173,7 @@ def export(
     if cancelled():
         raise CoreError("Export was cancelled before anything was written.")
     on_progress(0.4, "Writing files")
-    directory = exports_folder(owner) / f"{subject.loaded.name.replace('/', '-')}-{chosen.key}"
+    directory = exports_folder(owner) / f"{subject.loaded.name.replace('/', '-')}-{chosen.key}-{repair}"
     written = export_model(
         pruned,
         chosen,

@@ -6,10 +6,10 @@ from typing import Any
 
 import streamlit as st
 
-from core import START_PLANS, CoreError, Plan, StartPlan, count_cost, list_criteria
+from core import AS_CUT, START_PLANS, CoreError, Plan, StartPlan, count_cost, list_criteria
 from core.workspace import NamedPlan
 from pages.components import charts, frame, moves, session, tables, work
-from pages.components.desk import Desk, cells, curve_figure, equaliser_rows, equaliser_terms, gather
+from pages.components.desk import REPAIRS, Desk, cells, curve_figure, equaliser_rows, equaliser_terms, gather
 from pages.components.equaliser import equaliser
 from pages.components.headline import headline_strip
 
@@ -23,6 +23,7 @@ NEEDS = {
     "latency": "Waits until the layers are timed on this machine.",
 }
 CRITERION, SNAP, EVEN, NAME, PLANS = "tune_criterion", "tune_snap", "tune_even", "tune_name", "tune_plans"
+REPAIR = "tune_repair"
 
 
 def main() -> None:
@@ -99,10 +100,26 @@ def tools(desk: Desk) -> None:
         )
         untouched = not any(record.removed.values())
         st.button("Dense", icon=":material/restart_alt:", on_click=moves.set_dense, disabled=untouched, help=DENSE_HELP)
+        repairs()
         with st.popover("Start from a plan", icon=":material/auto_awesome:"):
             start_plans(desk)
         with st.popover("Settings", icon=":material/settings:"):
             settings(desk)
+
+
+def repairs() -> None:
+    """How the smaller network is built once its channels have left."""
+    session.set_widget_value(REPAIR, work.repair(session.workspace()))
+    st.selectbox(
+        "After the cut",
+        list(REPAIRS),
+        format_func=lambda name: "No repair" if name == AS_CUT else f"Repair: {REPAIRS[name].title.lower()}",
+        key=REPAIR,
+        label_visibility="collapsed",
+        width=220,
+        on_change=lambda: session.choose(repair=session.widget_value(REPAIR)),
+        help="  \n".join(f"**{row.title}**: {row.summary}" for row in REPAIRS.values()),
+    )
 
 
 DENSE_HELP = "Put every channel back. One step of undo."
@@ -196,7 +213,7 @@ def save() -> None:
 def plan_row(desk: Desk, plan: NamedPlan) -> dict[str, Any]:
     """One named plan: costs exact, accuracy and latency as measured."""
     cost = count_cost(desk.subject.trace, Plan.from_json(plan.plan))
-    found = work.known("evaluate_plan", desk.subject, dict, plan=plan.plan) or {}
+    found = work.measured(desk.record, desk.subject, Plan.from_json(plan.plan))
     accuracy, latency = found.get("accuracy"), found.get("latency")
     return {
         "Plan": plan.name,

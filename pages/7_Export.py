@@ -7,7 +7,7 @@ from typing import Any
 
 import streamlit as st
 
-from core import CoreError, Plan, Subject, layer_rows, list_formats
+from core import AS_CUT, CoreError, Plan, Subject, layer_rows, list_formats, list_repairs
 from core.jobs import JobStatus, open_jobs
 from core.workspace import Workspace, choose, note_measured
 from pages.components import downloads, frame, session, tables, work
@@ -16,6 +16,7 @@ from pages.components.standing import EXPORT, last_export
 LEAD = "Write a network that is really smaller, reload it in a fresh process, and measure it on images kept for this."
 JOB, FORMATS = "export_job", "export_formats"
 ALWAYS = "checkpoint"
+REPAIRS = {row.name: row for row in list_repairs()}
 OPTIONAL = {row.name: row for row in list_formats() if row.name != ALWAYS}
 
 
@@ -64,6 +65,8 @@ def _nothing() -> None:
 def _plan(record: Workspace, subject: Subject, plan: Plan) -> None:
     st.markdown("##### The plan")
     frame.strip(record, subject)
+    way = REPAIRS[work.repair(record)]
+    st.caption(f"**{way.title}.** {way.summary} Chosen on the page Tune.")
     rows = layer_rows(subject.trace, plan)
     changed = [row for row in rows if row.planned != row.dense]
     with st.expander(f"{len(changed)} of {len(rows)} layers become smaller", expanded=len(rows) <= 12):
@@ -113,6 +116,7 @@ def _start(subject: Subject, plan: Plan, formats: list[str]) -> None:
         "weights": subject.weights,
         "data": subject.data_source,
         "plan": plan.to_json(),
+        "repair": work.repair(session.workspace()),
         "owner": session.owner(),
         "formats": [ALWAYS, *formats],
     }
@@ -121,7 +125,7 @@ def _start(subject: Subject, plan: Plan, formats: list[str]) -> None:
     except CoreError as error:
         session.notify(str(error))
         return
-    ticket = {"id": job_id, "plan": plan.key, "subject": subject.key}
+    ticket = {"id": job_id, "plan": work.network_key(session.workspace(), plan), "subject": subject.key}
     session.choose(**{JOB: ticket, FORMATS: formats})
 
 
@@ -155,7 +159,7 @@ def _progress(job_id: str, subject: Subject, plan: Plan, formats: list[str]) -> 
 def _results(found: dict[str, Any], subject: Subject, plan: Plan) -> None:
     st.divider()
     st.markdown("##### The exported network")
-    if found["plan"] != plan.key:
+    if found["plan"] != work.network_key(session.workspace(), plan):
         st.info("The plan has changed since this export. Export again to write the new one.", icon=":material/info:")
     directory = Path(found["directory"])
     names = [one["name"] for one in found["files"] if (directory / one["name"]).is_file()]
@@ -204,7 +208,8 @@ def _figures(found: dict[str, Any], subject: Subject) -> None:
     timed = pruned["latency"]
     st.caption(
         f"Accuracy on {found['measurements']['data']}: images that nothing was chosen by. Latency: both "
-        f"in one run, {tables.device_text(timed)}, {timed['repeats']} repeats."
+        f"in one run, {tables.device_text(timed)}, {timed['repeats']} repeats. "
+        f"After the cut: {REPAIRS[found['measurements'].get('repair', AS_CUT)].title.lower()}."
     )
     for sentence in work.caveats(subject):
         st.info(sentence, icon=":material/info:")

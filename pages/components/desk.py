@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from core import (
+    AS_CUT,
     Figure,
     LatencyTable,
     Plan,
@@ -18,6 +19,7 @@ from core import (
     desk_rows,
     drag_terms,
     headline,
+    list_repairs,
     widths_plan,
 )
 from core.workspace import Workspace
@@ -26,6 +28,7 @@ from pages.components.equaliser import CostTerms, EqualiserRow
 from pages.components.headline import Cell
 
 DENSE = Plan({})
+REPAIRS = {row.name: row for row in list_repairs()}
 TITLES = {
     "accuracy": "Accuracy",
     "latency": "Latency",
@@ -113,11 +116,10 @@ def gather(record: Workspace, subject: Subject) -> Desk:
         part = jobs.want("curves", "Measuring the curves", "scan", criterion=criterion)
         curves = Sensitivity.from_dict(part) if part else None
     plan = work.plan(record, subject)
-    measured = _measured(jobs, "plan", plan) if plan is not None else {}
-    busy = "plan" in jobs.found and jobs.found["plan"].work.active
-    dense = work.known("evaluate_plan", subject, dict, plan=DENSE.to_json()) or {}
-    if not dense and plan is not None and not busy and not meaningless:
-        dense = _measured(jobs, "dense", DENSE)
+    measured = _measured(jobs, "plan", plan, work.repair(record)) if plan is not None else {}
+    dense = work.known("evaluate_plan", subject, dict, plan=DENSE.to_json(), repair=AS_CUT) or {}
+    if not dense and "latency" in measured and not meaningless:  # after the plan itself, for which someone waits
+        dense = _measured(jobs, "dense", DENSE, AS_CUT)
     table = work.known("latency_table", subject, LatencyTable.from_dict)
     if table is None:
         whole = jobs.want("latency", "Timing the layers on this machine", "latency_table")
@@ -137,10 +139,10 @@ def known_now(record: Workspace) -> Desk:
     return Desk(record, subject, None, scores, curves, table, proposal, {}, {}, why_meaningless(subject), {})
 
 
-def _measured(jobs: Jobs, name: str, plan: Plan) -> Mapping[str, Any]:
+def _measured(jobs: Jobs, name: str, plan: Plan, repair: str) -> Mapping[str, Any]:
     """Results are filed by what the plan keeps, so a late one is never taken for another plan's."""
     title = "Measuring the plan" if name == "plan" else "Measuring the dense network"
-    return jobs.want(name, title, "evaluate_plan", slot="preview", plan=plan.to_json()) or {}
+    return jobs.want(name, title, "evaluate_plan", slot="preview", plan=plan.to_json(), repair=repair) or {}
 
 
 def why_meaningless(subject: Subject) -> str:
@@ -244,6 +246,15 @@ def _cell(desk: Desk, figure: Figure) -> Cell:
         "help": HELP[figure.name],
         "busy": measuring and (figure.how != "measured" or figure.name == "accuracy"),
     }
+    repair = work.repair(desk.record)
+    if (
+        figure.name == "accuracy"
+        and repair != AS_CUT
+        and figure.value is not None
+        and any(desk.record.removed.values())
+    ):
+        word = "after" if figure.how == "measured" else "before"
+        cell["detail"] = "\n".join(filter(None, [cell["detail"], f"{word} {REPAIRS[repair].title.lower()}"]))
     if cell["busy"] and not cell["detail"]:
         cell["detail"] = "measuring …"
     if figure.name == "accuracy" and desk.meaningless:

@@ -41,7 +41,7 @@ def standing(record: Workspace, subject: Subject | None) -> Standing:
 
 
 def last_export(record: Workspace, subject: Subject) -> dict[str, Any] | None:
-    """What the last export of this network gave, with "plan", the key of its plan; None before the first."""
+    """What the last export of this network gave, with "plan", the key of its network; None before the first."""
     found = record.measured.get(EXPORT)
     return found if isinstance(found, dict) and found.get("subject") == subject.key else None
 
@@ -49,7 +49,7 @@ def last_export(record: Workspace, subject: Subject) -> dict[str, Any] | None:
 def exported(record: Workspace, subject: Subject) -> bool:
     """Whether the last export holds the plan as it is now."""
     last, plan = last_export(record, subject), work.plan(record, subject)
-    return last is not None and plan is not None and last["plan"] == plan.key
+    return last is not None and plan is not None and last["plan"] == work.network_key(record, plan)
 
 
 def numbers(record: Workspace, subject: Subject) -> tuple[Headline, dict[str, Any]] | None:
@@ -61,5 +61,4 @@ def numbers(record: Workspace, subject: Subject) -> tuple[Headline, dict[str, An
     table = work.known("latency_table", subject, LatencyTable.from_dict)
     curves = work.sensitivity(record, subject)
     found = headline(subject.trace, plan, sensitivity=curves, table=table, classes=max(1, len(subject.data.classes)))
-    measured = work.known("evaluate_plan", subject, dict, plan=plan.to_json()) or {}
-    return found, measured
+    return found, work.measured(record, subject, plan)

@@ -15,7 +15,7 @@ from typing import Any
 
 import streamlit as st
 
-from core import Plan, Scores, Sensitivity, Subject, desk_plan, find_result, job_key, open_subject
+from core import AS_CUT, Plan, Scores, Sensitivity, Subject, desk_plan, find_result, job_key, open_subject
 from core.jobs import JobStatus, open_jobs
 from core.store import open_store
 from core.workspace import Workspace
@@ -90,6 +90,22 @@ def plan(record: Workspace, about: Subject) -> Plan | None:
         return Plan({})
     ranked = scores(record, about)
     return desk_plan(about.trace, ranked, record.removed) if ranked is not None else None
+
+
+def repair(record: Workspace) -> str:
+    """How the network of a plan is built: as cut until something else is chosen."""
+    return str(record.choices.get("repair", AS_CUT))
+
+
+def network_key(record: Workspace, plan: Plan) -> str:
+    """Names the network that is built of ``plan`` under the repair in use."""
+    return f"{plan.key}-{repair(record)}"
+
+
+def measured(record: Workspace, about: Subject, plan: Plan) -> dict[str, Any]:
+    """What was measured of ``plan`` under the repair in use; {} when nothing was."""
+    found = known("evaluate_plan", about, dict, plan=plan.to_json(), repair=repair(record))
+    return found if found is not None else {}
 
 
 _parsed: OrderedDict[str, Any] = OrderedDict()
