@@ -200,9 +200,9 @@ def _menu(here: str, at: Standing) -> None:
         for stage in STAGES:
             label = stage.title
             if stage.title in at.done:
-                label += " :primary[:material/check:]"
+                label += " :blue[:material/check:]"
             elif stage.title == at.next and stage.title != here:
-                label += " :small[:primary[next]]"
+                label += " :small[:blue[next]]"
             link(stage.title, label)
 
 

@@ -32,7 +32,7 @@ def _flow(at: Standing) -> None:
     for number, (column, stage) in enumerate(zip(st.columns(len(frame.STAGES)), frame.STAGES, strict=True), start=1):
         state = "next" if stage.title == at.next else str(number)
         with column.container(border=True, height="stretch", key=f"step-{state}"):
-            mark = " :primary[:material/check:]" if stage.title in at.done else ""
+            mark = " :blue[:material/check:]" if stage.title in at.done else ""
             frame.link(stage.title, f"**{stage.title}**{mark}")
             st.caption(stage.summary)
 
