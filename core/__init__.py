@@ -15,7 +15,7 @@ _HOME = {
     "core.apply": "AS_CUT list_repairs mask_model prune_model reconstruct_model",
     "core.desk": (
         "DeskRow Figure Headline PROPOSED START_PLANS StartPlan desk_plan desk_rows drag_terms even_counts every_count "
-        "foretell_accuracy desk_figures headline propose removed_counts removed_from_kept widths_plan"
+        "foretell_accuracy collapsed desk_figures headline propose removed_counts removed_from_kept widths_plan"
     ),
     "core.errors": "Cancelled CoreError",
     "core.evaluate": "compare_models evaluate_model",

@@ -214,6 +214,14 @@ def _latency(now: Headline, measured: Mapping[str, Any]) -> Figure:
     return Figure("latency", time.median_ms, whole.median_ms, "predicted", time.low_ms, time.high_ms, asdict(time))
 
 
+def collapsed(measured: Mapping[str, Any], dense: Mapping[str, Any]) -> bool:
+    """Whether a measured plan lost so much (5 points and beyond its interval) that a repair is worth a hint."""
+    if "accuracy" not in measured or "accuracy" not in dense:
+        return False
+    before, found = dense["accuracy"]["value"], measured["accuracy"]
+    return bool(found["value"] < before - 0.05 and found["high"] < before)
+
+
 def propose(
     trace: Trace,
     scores: Scores,

@@ -14,10 +14,11 @@ from dataclasses import asdict
 from typing import Any
 
 import torch
+from torch import nn
 
 from core.apply import build_network
 from core.errors import CoreError
-from core.evaluate import compare_models, evaluate_model
+from core.evaluate import Comparison, compare_models, evaluate_model
 from core.export import export_model, verify_export
 from core.measure.cost import build_latency_table, count_cost, measure_together
 from core.measure.importance import score_channels
@@ -156,34 +157,19 @@ def export(
         subject.loaded.module, subject.trace, chosen, subject.data.calibration, repair, cancelled=cancelled
     )
     on_progress(0.25, "Measuring on the report images")
-    comparison = compare_models(subject.loaded.module, pruned, subject.data.report)
-    times = measure_together([subject.loaded.module, pruned], subject.trace.example, cancelled=cancelled)
-    costs = count_cost(subject.trace), count_cost(subject.trace, chosen)
-    measurements: dict[str, Any] = {"data": subject.data.report.name, "repair": repair}
-    for name, accuracy, latency, cost in zip(
-        ("dense", "pruned"), (comparison.a, comparison.b), times, costs, strict=True
-    ):
-        measurements[name] = {
-            "accuracy": asdict(accuracy),
-            "latency": asdict(latency),
-            "macs": cost.macs,
-            "params": cost.params,
-            "size_bytes": cost.size_bytes,
-        }
+    comparison, measurements = _measure_both(subject, pruned, chosen, cancelled)
+    measurements["repair"] = repair
     if cancelled():
         raise CoreError("Export was cancelled before anything was written.")
     on_progress(0.4, "Writing files")
     directory = exports_folder(owner) / f"{subject.loaded.name.replace('/', '-')}-{chosen.key}-{repair}"
-    written = export_model(
-        pruned,
-        chosen,
-        directory,
-        formats,
-        loaded=subject.loaded,
-        trace=subject.trace,
-        measurements=measurements,
-        data=subject.data.report,
-    )
+    told: dict[str, Any] = {
+        "loaded": subject.loaded,
+        "trace": subject.trace,
+        "measurements": measurements,
+        "data": subject.data.report,
+    }
+    written = export_model(pruned, chosen, directory, formats, **told)
     on_progress(0.7, "Verifying in a fresh process")
     verification = verify_export(directory)
     files = [{"name": p.name, "size_bytes": p.stat().st_size} for p in sorted(directory.iterdir()) if p.is_file()]
@@ -195,3 +181,19 @@ def export(
         "difference": {"value": comparison.difference, "low": comparison.low, "high": comparison.high},
         "failed": dict(written.failed),
     }
+
+
+def _measure_both(
+    subject: Subject, pruned: nn.Module, plan: Plan, cancelled: Stop
+) -> tuple[Comparison, dict[str, Any]]:
+    """Dense and pruned side by side: answers on the report images, times in one run, exact costs."""
+    dense = subject.loaded.module
+    comparison = compare_models(dense, pruned, subject.data.report, cancelled=cancelled)
+    times = measure_together([dense, pruned], subject.trace.example, cancelled=cancelled)
+    costs = count_cost(subject.trace), count_cost(subject.trace, plan)
+    found: dict[str, Any] = {"data": subject.data.report.name}
+    names, accuracies = ("dense", "pruned"), (comparison.a, comparison.b)
+    for name, accuracy, latency, cost in zip(names, accuracies, times, costs, strict=True):
+        sizes = {"macs": cost.macs, "params": cost.params, "size_bytes": cost.size_bytes}
+        found[name] = {"accuracy": asdict(accuracy), "latency": asdict(latency), **sizes}
+    return comparison, found

@@ -6,7 +6,7 @@ from typing import Any
 
 import streamlit as st
 
-from core import AS_CUT, START_PLANS, CoreError, Plan, StartPlan, count_cost, list_criteria
+from core import AS_CUT, START_PLANS, CoreError, Plan, StartPlan, collapsed, count_cost, list_criteria
 from core.workspace import NamedPlan
 from pages.components import charts, frame, moves, session, tables, work
 from pages.components.desk import REPAIRS, Desk, cells, curve_figure, equaliser_rows, equaliser_terms, gather
@@ -66,6 +66,11 @@ def draw(desk: Desk) -> None:
         on_pick=session.select_group,
         on_command=moves.on_command,
     )
+    if collapsed(desk.measured, desk.dense) and work.repair(desk.record) == AS_CUT:
+        st.caption(
+            ":material/healing: As cut, this plan loses much. A repair, chosen above the bars, rebuilds the weights "
+            "that stay from calibration images and may win it back."
+        )
     left, right = st.columns([5, 6], gap="large")
     with left:
         curve(desk)

@@ -40,9 +40,7 @@ class Comparison:
 
     def __str__(self) -> str:
         points = [f"{100 * value:+.1f}" for value in (self.difference, self.low, self.high)]
-        return (
-            f"{points[0]} points [{points[1]}, {points[2]}] on {self.a.images} images, {self.flipped} changed"
-        )
+        return f"{points[0]} points [{points[1]}, {points[2]}] on {self.a.images} images, {self.flipped} changed"
 
 
 def compare_models(
