@@ -15,7 +15,7 @@ from core.registry import Registry, Row
 AS_CUT = "none"
 
 REPAIRS: Registry[str | None] = Registry("repair")  # the value is a method of reconstruct_model
-for _row in (
+_ROWS: tuple[Row[str | None], ...] = (
     Row(AS_CUT, None, "As cut", "The weights that stay are the dense network's own.", source="no repair"),
     Row(
         "batchnorm",
@@ -38,7 +38,8 @@ for _row in (
         "In closed form, the kept channels take over what can be foretold of the lost ones.",
         source="Xie et al. 2021, arXiv 2108.13728",
     ),
-):
+)
+for _row in _ROWS:
     REPAIRS.add(_row)
 
 
