@@ -51,7 +51,7 @@ def choose_criterion(record: Workspace) -> str:
         if CRITERIA[name].formula:
             st.latex(CRITERIA[name].formula)
         if name == in_use:
-            st.markdown(":primary-badge[:material/check: Plans use this criterion]")
+            st.markdown(":blue-badge[:material/check: Plans use this criterion]")
         else:
             said = f"Plans use {CRITERIA[in_use].title if in_use in CRITERIA else in_use}."
             st.button(

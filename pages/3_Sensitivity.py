@@ -97,7 +97,7 @@ def tell_origin(subject: Subject, sensitivity: Sensitivity, found: work.Work, cr
     elif not sensitivity.complete:
         origin = ":orange-badge[:material/stop_circle: stopped early]"
     elif is_shipped("scan", subject, criterion=criterion):
-        origin = ":primary-badge[:material/inventory_2: shipped with this demo]"
+        origin = ":blue-badge[:material/inventory_2: shipped with this demo]"
     elif [subject.key, criterion] in session.temporary(MEASURED_NOW, []):
         origin = ":green-badge[:material/check: measured just now]"
     else:

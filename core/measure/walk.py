@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -13,7 +14,9 @@ from torch.utils._pytree import tree_flatten
 from core.errors import MeasureError, TraceError
 from core.records import ImageData, Trace
 from core.trace.graph import record_tape
-from core.trace.replay import Replay
+from core.trace.replay import Replay, needed_steps
+
+BACKWARD_BYTES = 1 << 30
 
 
 class Replays:
@@ -50,6 +53,14 @@ def batches(data: ImageData, order: Tensor, batch_size: int, module: nn.Module) 
     reference = next(iter(module.parameters()), torch.zeros(()))
     for chosen in order.split(batch_size):
         yield data.images[chosen].to(reference.device, reference.dtype), data.labels[chosen].to(reference.device)
+
+
+def fitting_batch(trace: Trace, most: int, limit_bytes: int = BACKWARD_BYTES) -> int:
+    """How many images, at most ``most``, a backward pass may take at once: it keeps every step's result in memory."""
+    shapes, state = trace.tape.shapes, trace.tape.state
+    steps = [step for step in needed_steps(trace.tape) if any(slot not in state for slot in step.reads)]
+    per_image = 4 * sum(math.prod(shapes[slot]) for step in steps for slot in step.outputs)
+    return max(1, min(most, limit_bytes // max(1, per_image)))
 
 
 def example_losses(logits: Tensor, labels: Tensor, data: ImageData) -> Tensor:

@@ -72,7 +72,7 @@ def test_an_export_counts_only_for_its_own_plan_and_network() -> None:
     plan = work.plan(record, subject)
     assert plan is not None
     assert not standing.exported(record, subject)
-    kept = {"plan": plan.key, "subject": subject.key}
+    kept = {"plan": work.network_key(record, plan), "subject": subject.key}
     assert standing.exported(note_measured(record, standing.EXPORT, kept), subject)
     for other in ({**kept, "plan": "another"}, {**kept, "subject": "another"}):
         assert not standing.exported(note_measured(record, standing.EXPORT, other), subject)

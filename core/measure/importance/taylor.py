@@ -11,7 +11,7 @@ from torch import Tensor
 from core.errors import MeasureError
 from core.measure.cost.counts import count_cost
 from core.measure.importance.criteria import CRITERIA, Criterion, Request, add_by_unit
-from core.measure.walk import Replays, batches, example_losses, replay_for, require_images
+from core.measure.walk import Replays, batches, example_losses, fitting_batch, replay_for, require_images
 from core.records import Group, ImageData, Trace
 from core.registry import Row
 from core.trace.replay import Replay
@@ -28,13 +28,13 @@ def taylor(request: Request) -> dict[str, Tensor]:
     normalise, weight = _checked(request.options)
     trace, replays = request.trace, Replays(request.trace)
     totals = {group.id: torch.zeros(group.units, dtype=torch.float64) for group in trace.groups}
-    order = torch.arange(len(data))
-    for number, (images, labels) in enumerate(batches(data, order, request.batch_size, trace.module), start=1):
+    order, size = torch.arange(len(data)), fitting_batch(trace, request.batch_size)
+    for number, (images, labels) in enumerate(batches(data, order, size, trace.module), start=1):
         request.check()
         replay = replay_for(replays, images, "Taylor importance")
         for name, shares in read_contributions(replay, trace, images, labels, data).items():
             totals[name] += shares.abs().sum(0)
-        done = min(number * request.batch_size, len(data))
+        done = min(number * size, len(data))
         request.report(done / len(data), f"Taylor: {done} of {len(data)} images")
     scores = {name: total / len(data) for name, total in totals.items()}
     if normalise == "l2":

@@ -15,6 +15,7 @@ from core.measure.importance import list_criteria, score_channels
 from core.measure.importance.criteria import Request
 from core.measure.importance.pivots import sample_matrices
 from core.measure.importance.taylor import macs_per_map, read_contributions
+from core.measure.walk import fitting_batch
 from core.records import ImageData, Trace
 from core.trace import trace_channels
 from core.trace.graph import record_tape
@@ -363,3 +364,12 @@ def test_each_reader_gets_rows_in_proportion_to_its_outputs() -> None:
         from_up = torch.cdist(Z, rows_by_hand(up, a, torch.arange(6), 6)).min(1).values < 1e-5
         from_head = torch.cdist(Z, rows_by_hand(head, c, torch.arange(6), 6)).min(1).values < 1e-5
     assert (int(from_up.sum()), int((from_head & ~from_up).sum())) == (80, 40)  # 8 and 4 outputs
+
+
+def test_a_backward_pass_takes_no_more_images_than_fit() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 64, 4)).eval()
+    trace = trace_channels(net, torch.randn(1, 3, 8, 8))
+    per_image = 4 * (512 + 512 + 512 + 4)  # convolution, ReLU, flatten and the scores
+    assert fitting_batch(trace, 64) == 64
+    assert fitting_batch(trace, 64, limit_bytes=10 * per_image) == 10
+    assert fitting_batch(trace, 64, limit_bytes=1) == 1
