@@ -79,7 +79,7 @@ def _add_demo(
 _add_demo(
     "digits-vgg",
     "Digits, plain (VGG)",
-    "Nine convolutions in a row with batch norm, trained on scikit-learn's handwritten digits.",
+    "Eight convolutions in a row with batch norm, trained on scikit-learn's handwritten digits.",
     DigitsVgg,
     (1, 32, 32),
     "digits",
