@@ -40,6 +40,7 @@ def tell(
     directory: str | Path = "pruned",
     criterion: str = "taylor",
     fractions: Sequence[float] = (0.25, 0.5, 0.75),
+    formats: str | Sequence[str] = "all",
 ) -> Story:
     """Load, trace, measure, plan, apply, evaluate, export: a network with ``budget`` (share) of its MACs left."""
     loaded = load_model(model)  # a module in eval mode and one example input
@@ -56,6 +57,6 @@ def tell(
     latencies = measure_together([loaded.module, module], loaded.example)  # what it takes on this machine
     costs = count_cost(trace), count_cost(trace, plan)
 
-    export_model(module, plan, directory, loaded=loaded, trace=trace, data=images.report)
+    export_model(module, plan, directory, formats, loaded=loaded, trace=trace, data=images.report)
     verification = verify_export(directory)  # the files, reloaded in a fresh process
     return Story(plan, module, curves, costs, (latencies[0], latencies[1]), comparison, verification)
