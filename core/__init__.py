@@ -26,6 +26,7 @@ _HOME = {
     "core.measure.importance": "list_criteria score_channels",
     "core.measure.sensitivity": "Sensitivity scan_sensitivity",
     "core.plan": "plan_budget plan_counts plan_fractions plan_uniform",
+    "core.recipes": "list_recipes run_recipe",
     "core.records": "Accuracy Cost CurvePoint Group ImageData Latency LoadedModel Plan Scores Trace",
     "core.shelf": "find_result is_shipped",
     "core.subject": "Subject data_address exports_folder open_subject split_address uploads_folder",

@@ -12,6 +12,7 @@ from torch import nn
 from core.apply import prune_model, reconstruct_model
 from core.errors import Cancelled, PlanError
 from core.evaluate import Comparison, compare_models
+from core.measure.cost import build_latency_table
 from core.measure.importance import score_channels
 from core.measure.sensitivity import scan_sensitivity
 from core.plan import plan_budget
@@ -84,7 +85,8 @@ def run_recipe(
     """Run a recipe from RECIPES on a loaded network.
 
     data: with its three parts: scores and rebuilding use calibration images, curves selection images, the comparison
-    report images. budget: what may remain, e.g. {"macs": 0.5} or {"params": 0.25} (shares), {"accuracy_drop": 0.01}.
+    report images. budget: what may remain, e.g. {"macs": 0.5} or {"params": 0.25} (shares), {"accuracy_drop": 0.01},
+    {"latency_ms": 3.0} (predicted from times measured here first).
     Raises CoreError for an unknown recipe or a budget that cannot be met, Cancelled when asked to stop.
     """
     recipe = RECIPES[name]
@@ -112,7 +114,8 @@ def run_recipe(
             trace, data.selection, FRACTIONS, scores, limit=SCAN_IMAGES, seed=seed, cancelled=cancelled
         )
     say(0.6, "Choosing widths")
-    plan = plan_budget(trace, scores, curves, budget)
+    table = build_latency_table(trace, cancelled=cancelled) if "latency_ms" in budget else None
+    plan = plan_budget(trace, scores, curves, budget, table=table)
     say(0.65, "Building the smaller network")
     if recipe.solver is None:
         module = prune_model(loaded.module, trace, plan)

@@ -8,10 +8,10 @@ import torch
 from core.apply import mask_model, prune_model
 from core.errors import Cancelled, CoreError
 from core.load import load_data, load_model
-from core.measure.cost import count_cost
+from core.measure.cost import build_latency_table, count_cost, predict_latency
 from core.pipeline import tell
 from core.recipes import RECIPES, run_recipe
-from core.records import fingerprint_state
+from core.records import Plan, fingerprint_state
 from core.trace import trace_channels
 
 
@@ -67,6 +67,13 @@ def test_a_cancelled_recipe_says_how_far_it_came(loaded, data):
     with pytest.raises(Cancelled) as stopped:
         run_recipe("weight-l2-ls", loaded, data, {"macs": 0.5}, cancelled=stop)
     assert stopped.value.args
+
+
+def test_a_budget_of_milliseconds_is_met_by_prediction(loaded, data):
+    trace = trace_channels(loaded.module, loaded.example)
+    dense = predict_latency(trace, Plan({}), build_latency_table(trace)).median_ms
+    outcome = run_recipe("random-ls", loaded, data, {"latency_ms": 0.9 * dense})
+    assert count_cost(trace, outcome.plan).macs < count_cost(trace).macs
 
 
 def test_an_unknown_recipe_or_budget_is_named(loaded, data):
