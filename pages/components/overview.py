@@ -55,6 +55,8 @@ def _advice(record: Workspace, subject: Subject, at: Standing) -> tuple[str, str
         return "score the channels: each criterion gives every channel a number.", "Channels"
     if at.next == "Sensitivity":
         return "scan how much accuracy each group of channels can lose.", "Sensitivity"
+    if at.next == "Tune" and "Sensitivity" in at.idle:
+        return "drag the widths and watch cost and latency answer; accuracy would mean nothing here.", "Tune"
     if at.next == "Tune":
         return "the curves are there; drag the widths and watch accuracy and latency answer.", "Tune"
     if at.next == "Export":

@@ -15,13 +15,15 @@ STAGES = ("Model", "Channels", "Sensitivity", "Tune", "Export")
 
 @dataclass(frozen=True)
 class Standing:
-    """``done``: titles of stages. ``next``: the first stage that is not done, "" when all are."""
+    """``done``: titles of stages. ``idle``: those that would say nothing here. ``next``: the first stage that is
+    neither, "" when there is none left."""
 
     done: frozenset[str]
+    idle: frozenset[str] = frozenset()
 
     @property
     def next(self) -> str:
-        return next((stage for stage in STAGES if stage not in self.done), "")
+        return next((stage for stage in STAGES if stage not in self.done | self.idle), "")
 
 
 def standing(record: Workspace, subject: Subject | None) -> Standing:
@@ -37,7 +39,7 @@ def standing(record: Workspace, subject: Subject | None) -> Standing:
         done.add("Tune")
     if exported(record, subject):
         done.add("Export")
-    return Standing(frozenset(done))
+    return Standing(frozenset(done), frozenset({"Sensitivity"} if work.caveats(subject) else ()))
 
 
 def last_export(record: Workspace, subject: Subject) -> dict[str, Any] | None:

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from streamlit.testing.v1 import AppTest
 
-from core import open_subject
+from core import Scores, open_subject
 from core.store import open_store
 from core.workspace import Workspace, new_token, note_measured
 from pages.components import standing, work
@@ -64,6 +65,17 @@ def test_what_comes_next_follows_the_work(monkeypatch: pytest.MonkeyPatch) -> No
     assert standing.standing(record, subject).next == "Sensitivity"
     monkeypatch.setattr(work, "sensitivity", lambda record, about: object())
     assert standing.standing(record, subject).next == "Tune"
+
+
+def test_nobody_is_sent_to_scan_a_network_whose_accuracy_means_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(work, "scores", lambda record, about: None)
+    record = Workspace(new_token(), "cifar/resnet20", weights_path="random", data_source="random")
+    subject = work.subject(record)
+    assert standing.standing(record, subject).next == "Channels"
+    scored = Scores("weight-l2", {group.id: torch.arange(float(group.units)) for group in subject.trace.groups})
+    monkeypatch.setattr(work, "scores", lambda record, about: scored)
+    assert standing.standing(record, subject).next == "Tune"
+    assert "accuracy would mean nothing here" in said(visit(record))
 
 
 def test_an_export_counts_only_for_its_own_plan_and_network() -> None:
