@@ -57,7 +57,10 @@ def apply(request: Request) -> Subject:
     sentence for the user; what was open before stays open."""
     weights, name = _weights(request)
     data = _data(request)
-    subject = open_subject(request.model, weights, data)
+    try:
+        subject = open_subject(request.model, weights, data)
+    except CoreError as error:
+        raise CoreError(str(error).replace(Path(weights).name, name) if name else str(error)) from error
     session.update(
         lambda record: records.open_model(record, request.model, data, weights_path=weights, weights_name=name)
     )
@@ -71,6 +74,8 @@ def _weights(request: Request) -> tuple[str, str]:
         return "pretrained", ""
     if request.weights == OWN:
         return "", ""
+    if request.weights_file is not None and request.weights_path.strip():
+        raise _two_ways(request.weights_name, request.weights_path)
     if request.weights_file is not None:
         kept = keep_weights(request.weights_file, request.weights_name, session.owner())
         return str(kept), request.weights_name
@@ -83,8 +88,14 @@ def _weights(request: Request) -> tuple[str, str]:
         return str(keep_weights(file, path.name, session.owner())), path.name
 
 
+def _two_ways(name: str, path: str) -> CoreError:
+    return CoreError(f"Expected one file; found the upload {name} and the path {path.strip()}. Take one of them away.")
+
+
 def _data(request: Request) -> str:
     size = request.size or None
+    if request.data == NPZ and request.data_file is not None and request.data_path.strip():
+        raise _two_ways(request.data_name, request.data_path)
     if request.data == NPZ and request.data_file is not None:
         return data_address(str(keep_images(request.data_file, request.data_name, session.owner())), size=size)
     if request.data in (NPZ, FOLDER):

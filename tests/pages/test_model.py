@@ -15,8 +15,9 @@ from PIL import Image
 from safetensors.torch import save_file
 from streamlit.testing.v1 import AppTest
 
-from core import load_model
+from core import CoreError, load_model
 from core.store import open_store
+from pages.components import forms
 
 PAGE = Path(__file__).parents[2] / "pages" / "1_Model.py"
 
@@ -130,7 +131,16 @@ def test_a_text_file_is_no_checkpoint(app: AppTest, tmp_path: Path) -> None:
 def test_weights_of_another_architecture_do_not_fit(app: AppTest, tmp_path: Path) -> None:
     torch.save(load_model("demo/digits-resnet").module.state_dict(), tmp_path / "other.pt")
     choose_weights(app, "cifar", "cifar/resnet20", tmp_path / "other.pt")
-    refused(app, "do not fit", "cifar/resnet20")
+    refused(app, "The weights in other.pt do not fit", "cifar/resnet20")
+
+
+def test_an_upload_beside_a_path_is_not_silently_preferred() -> None:
+    both = forms.Request("cifar/resnet20", forms.FILE, io.BytesIO(b"x"), "mine.pt", " /other.pt ")
+    images = forms.Request("demo/digits-vgg", data="npz", data_file=io.BytesIO(b"x"), data_name="a.npz", data_path="/b")
+    for request, names in ((both, ("mine.pt", "/other.pt.")), (images, ("a.npz", "/b."))):
+        with pytest.raises(CoreError, match="Expected one file") as caught:
+            forms.apply(request)
+        assert all(name in str(caught.value) for name in names)
 
 
 class Trap:
