@@ -199,7 +199,9 @@ def _accuracy(now: Headline, measured: Mapping[str, Any], dense: Mapping[str, An
     if "accuracy" in measured:
         found = measured["accuracy"]
         return Figure("accuracy", found["value"], before, "measured", found["low"], found["high"], found)
-    return Figure("accuracy", now.accuracy, before, "estimated")
+    # A plan that removes nothing is the dense network, which the scan did measure.
+    how = "measured" if now.cost == now.dense_cost and now.accuracy is not None else "estimated"
+    return Figure("accuracy", now.accuracy, before, how)
 
 
 def _latency(now: Headline, measured: Mapping[str, Any]) -> Figure:

@@ -33,7 +33,7 @@ FRACTIONS = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875)
 SCORE_IMAGES = 256  # calibration images a criterion sees
 SCAN_IMAGES = 400  # selection images per point of a first scan
 SCAN_SEED = 0  # draws them
-LATENCY_REPEATS = 40
+LATENCY_REPEATS, LATENCY_SECONDS = 40, 8.0  # whichever comes first
 
 
 def job_key(verb: str, subject: Subject, **arguments: Any) -> str:
@@ -129,7 +129,9 @@ def evaluate_plan(
     on_progress(0.9, "Measuring latency", dict(result))
     # Timed twice, a network would seem to differ from itself.
     networks = [subject.loaded.module, pruned] if chosen.kept else [pruned]
-    times = measure_together(networks, subject.trace.example, repeats=LATENCY_REPEATS, cancelled=cancelled)
+    times = measure_together(
+        networks, subject.trace.example, repeats=LATENCY_REPEATS, max_seconds=LATENCY_SECONDS, cancelled=cancelled
+    )
     result["dense_latency"], result["latency"] = asdict(times[0]), asdict(times[-1])
     return result
 

@@ -96,7 +96,7 @@ function buildLegend(view, theme, anyCurve, anyMissing) {
   view.legendKey = key;
   view.legend.replaceChildren();
   if (anyCurve) {
-    make("span", "legend-title", view.legend).textContent = "Points of accuracy lost, this group alone";
+    make("span", "legend-title", view.legend).textContent = "Points of accuracy lost as cut, this group alone";
     const scale = make("div", "scale", view.legend);
     const stops = Array.from({ length: 13 }, (_, i) => heatColour(i / 12, theme));
     make("div", "ramp", scale).style.background = `linear-gradient(to right, ${stops.join(",")})`;

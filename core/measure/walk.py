@@ -16,7 +16,7 @@ from core.records import ImageData, Trace
 from core.trace.graph import record_tape
 from core.trace.replay import Replay, needed_steps
 
-BACKWARD_BYTES = 1 << 30
+BACKWARD_BYTES = 1 << 29  # small enough that a cancel between two batches comes soon
 
 
 class Replays:

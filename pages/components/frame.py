@@ -151,14 +151,15 @@ def strip(record: Workspace, subject: Subject) -> None:
         said = measured["accuracy"]
         items.append(("Accuracy, measured", tables.percent(said["value"]), tables.interval(said["low"], said["high"])))
     elif now.accuracy is not None:
-        small = f"dense {tables.percent(now.dense_accuracy)}" if record.removed else ""
-        items.append(("Accuracy, estimated", tables.percent(now.accuracy), small))
+        whole = not any(record.removed.values())  # the dense network itself, which the scan measured
+        small = "" if whole else f"dense {tables.percent(now.dense_accuracy)}"
+        items.append((f"Accuracy, {'measured' if whole else 'estimated'}", tables.percent(now.accuracy), small))
     if "latency" in measured:
         said, before = measured["latency"]["median_ms"], measured["dense_latency"]["median_ms"]
         items.append(("Latency, measured", tables.ms(said), tables.relative(said, before) or ""))
     elif now.latency is not None and now.dense_latency is not None:
         said, before = now.latency.median_ms, now.dense_latency.median_ms
-        items.append(("Latency, estimated", tables.ms(said), tables.relative(said, before) or ""))
+        items.append(("Latency, predicted", tables.ms(said), tables.relative(said, before) or ""))
     for name, write in (("macs", tables.count), ("params", tables.count), ("size_bytes", tables.size)):
         said, before = getattr(now.cost, name), getattr(now.dense_cost, name)
         title = {"macs": "MACs", "params": "Parameters", "size_bytes": "Size"}[name]

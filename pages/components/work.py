@@ -22,8 +22,9 @@ from core.workspace import Workspace
 from pages.components import session
 
 FIRST_MODEL = "demo/digits-vgg"
-FIRST_CRITERION = "taylor"
+FIRST_CRITERION, WEIGHTS_CRITERION = "taylor", "weight-l2"
 POLL_S = 0.5
+EARLY = 0.05  # before this share is done the time left would be a guess
 PARSED_RESULTS = 24  # scores and scans kept as records, for everybody
 
 
@@ -70,8 +71,8 @@ def caveats(about: Subject) -> list[str]:
 
 
 def criterion(record: Workspace) -> str:
-    """The importance criterion in use; the first one in a new workspace."""
-    return record.criterion or FIRST_CRITERION
+    """The importance criterion in use. In a new workspace one that asks images, unless their labels mean nothing."""
+    return record.criterion or (FIRST_CRITERION if not caveats(subject(record)) else WEIGHTS_CRITERION)
 
 
 def scores(record: Workspace, about: Subject) -> Scores | None:
@@ -170,7 +171,8 @@ def progress(work: Work, what: str, *, retry: Callable[[], None] | None = None, 
     if job is None or job.state == "done":
         return
     if job.active:
-        left = f", about {job.eta_s:.0f} s left" if job.eta_s is not None and job.eta_s >= 1 else ""
+        told = job.eta_s is not None and job.eta_s >= 1 and job.fraction >= EARLY
+        left = f", about {job.eta_s:.0f} s left" if told else ""
         waiting = f"waiting, {job.position} in line" if job.state == "queued" and job.position else job.message
         bar, stop = st.columns([6, 1], vertical_alignment="center")
         bar.progress(
