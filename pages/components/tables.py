@@ -101,7 +101,7 @@ def latency_text(latency: Mapping[str, Any] | None) -> str:
 
 def cost_html(cost: Cost, accuracy: CurvePoint | None = None) -> str:
     """What a network costs and, when it was measured, how often it is right, as a row of numbers."""
-    items = [("Accuracy", percent(accuracy.accuracy), f"{accuracy.images:,} images")] if accuracy else []
+    items = [("Accuracy, measured", percent(accuracy.accuracy), f"{accuracy.images:,} images")] if accuracy else []
     items += [
         ("Parameters", count(cost.params), ""),
         ("MACs per image", count(cost.macs), ""),
