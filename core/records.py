@@ -20,6 +20,8 @@ from core.errors import CoreError, PlanError
 
 if TYPE_CHECKING:
     from core.trace.graph import Tape
+    from core.trace.layout import Layout
+    from core.trace.rules import Flow
 
 PARTS = ("calibration", "selection", "report")
 
@@ -135,7 +137,8 @@ class Group:
 
     ``layers``: the producers, in network order. ``units``: how many may leave one by one (a unit may be several
     channels). ``reason``: why not prunable, None when it is. ``gather_of``: set when the group is one consumer's own
-    choice of input channels, made by an index select in front of it: the id of the group it selects from.
+    choice of input channels, made by an index select in front of it: the id of the (first) group it selects from.
+    ``mixing``: a normalisation runs over these channels, so the network that lost some differs from the masked one.
     """
 
     id: str
@@ -146,6 +149,7 @@ class Group:
     reason: str | None
     members: tuple[Member, ...]
     gather_of: str | None = None
+    mixing: bool = False
 
     def by_role(self, role: str) -> tuple[Member, ...]:
         return tuple(member for member in self.members if member.role == role)
@@ -160,7 +164,9 @@ class Group:
 class Trace:
     """What one forward pass told: the tape of operators, and the groups of channels that hang together.
 
-    ``unknown``: operator name -> how often it ran, for operators without a rule; the channels they touch are locked.
+    ``groups``: coupled groups in network order, then gathers. ``unknown``: operator name -> how often it ran, for
+    operators without a rule; the channels they touch are locked. ``flow``, ``layout``: the labels of every tensor on
+    the tape, and the places of every unit, as arrays. ``norms``: weights that are stored as (direction, length).
     """
 
     module: nn.Module
@@ -168,22 +174,35 @@ class Trace:
     unknown: Mapping[str, int]
     tape: Tape
     example: Tensor
+    flow: Flow = field(repr=False)
+    layout: Layout = field(repr=False)
+    norms: tuple[tuple[str, str], ...] = ()
 
     @cached_property
-    def _by_id(self) -> dict[str, Group]:
+    def by_id(self) -> dict[str, Group]:
         return {group.id: group for group in self.groups}
 
     def group(self, group_id: str) -> Group:
-        if group_id not in self._by_id:
+        if group_id not in self.by_id:
             from core.registry import unknown_name
 
-            raise unknown_name("group", group_id, list(self._by_id), PlanError)
-        return self._by_id[group_id]
+            raise unknown_name("group", group_id, list(self.by_id), PlanError)
+        return self.by_id[group_id]
 
-    @property
+    @cached_property
+    def coupled(self) -> tuple[Group, ...]:
+        """The groups of channels that hang together, in network order: all but the gathers."""
+        return tuple(group for group in self.groups if group.gather_of is None)
+
+    @cached_property
+    def gathers(self) -> tuple[Group, ...]:
+        """The choices that single consumers have among channels they share, in network order."""
+        return tuple(group for group in self.groups if group.gather_of is not None)
+
+    @cached_property
     def prunable(self) -> tuple[Group, ...]:
-        """The groups whose units may leave, in network order."""
-        return tuple(group for group in self.groups if group.prunable)
+        """The coupled groups whose units may leave, in network order."""
+        return tuple(group for group in self.coupled if group.prunable)
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -13,9 +11,17 @@ from torch.utils._pytree import tree_flatten
 
 from core.errors import PlanError, PruneError
 from core.records import Plan, Trace
-from core.trace.graph import named_state, shape_only
+from core.trace.copies import copy_with, named_state
+from core.trace.hiding import hidden_state, shortened
+from core.trace.labels import Key
+from core.trace.layers.attributes import follow_sizes
+from core.trace.layers.gather import index_of, pick_inputs
 
 TOLERANCE = 1e-4  # relative difference allowed between pruned and masked outputs
+SMALL, LEAST, STEP = 4, 64, 32  # the check runs on images SMALL times smaller, in steps of STEP pixels, from LEAST on
+HALF = (torch.float16, torch.bfloat16)
+
+Masks = dict[Key, Tensor]
 
 
 def check_plan(trace: Trace, plan: Plan) -> None:
@@ -28,35 +34,43 @@ def check_plan(trace: Trace, plan: Plan) -> None:
             raise PlanError(f"Group {group_id} cannot be pruned: {group.reason}. Leave it out of the plan.")
 
 
-def kept_positions(trace: Trace, plan: Plan, roles: tuple[str, ...] | None = None) -> dict[tuple[str, int], Tensor]:
-    """(state name, dimension) -> bool mask of the positions that stay, for every dimension that loses some."""
-    masks: dict[tuple[str, int], Tensor] = {}
-    for group_id, kept in plan.kept.items():
-        group = trace.group(group_id)
-        if len(kept) == group.units:
-            continue
-        stays = torch.zeros(group.units + 1, dtype=torch.bool)
-        stays[list(kept)] = True
-        stays[-1] = True  # index -1: a position of another group
-        for member in group.members:
-            if roles is None or member.role in roles:
-                key = (member.tensor, member.dim)
-                mask = stays[member.unit_of]
-                masks[key] = masks[key] & mask if key in masks else mask
+def kept_positions(trace: Trace, plan: Plan, roles: tuple[str, ...] | None = None) -> Masks:
+    """(state name, dimension) -> bool mask of the positions that stay, for every dimension that loses some.
+
+    roles: only dimensions of members with these roles.
+    """
+    layout, known = trace.layout, trace.flow.book.roles
+    stays = layout.stays(plan, trace.by_id)
+    lost: dict[int, Tensor | None] = {}
+    masks: Masks = {}
+    for key, vector in layout.vector_of.items():
+        if vector not in lost:
+            mask = stays[layout.vectors[vector]]
+            lost[vector] = None if mask.all() else torch.from_numpy(mask)
+        mask_here = lost[vector]
+        if mask_here is not None and (roles is None or known.get(key, "follower") in roles):
+            masks[key] = mask_here
+    if roles is None or "consumer" in roles:
+        masks.update({key: torch.from_numpy(reads) for key, reads in layout.gathered(plan, stays).items()})
     return masks
 
 
 def prune_model(module: nn.Module, trace: Trace, plan: Plan, *, verify: bool = True) -> nn.Module:
     """A new, physically smaller network: the same classes with sliced parameters and updated attributes.
 
-    ``module`` is the traced network or one with equal shapes; it is left unchanged. With ``verify`` the result is run
-    once and must equal the masked network within 1e-4 relative.
+    ``module`` is the traced network or one with equal shapes; it is left unchanged. Layers that lost attention heads
+    or gather their inputs become subclasses of their class; names in the state dict stay. With ``verify`` the result is
+    run once (on a smaller image where the network takes one) and must equal the masked network within 1e-4 relative;
+    where a plan narrows a normalisation that mixes channels it must only run.
     Raises PlanError for a plan that does not fit, PruneError when the result is not exact (then nothing is returned).
     """
     check_plan(trace, plan)
     masks = kept_positions(trace, plan)
-    pruned = _copy_with(module, lambda name, tensor: _sliced(name, tensor, masks))
-    _update_attributes(pruned, masks, trace)
+    state = named_state(module)
+    sliced = _sliced_state(state, masks, trace)
+    pruned = copy_with(module, lambda name, tensor: sliced[name] if name in sliced else _like(tensor))
+    follow_sizes(pruned, module, {name for name, _ in masks}, trace.example)
+    _place_gathers(pruned, trace, plan)
     if verify and masks:
         _verify(pruned, module, trace, plan)
     return pruned
@@ -69,105 +83,46 @@ def mask_model(module: nn.Module, trace: Trace, plan: Plan) -> nn.Module:
     batch norm behind a silenced producer would add its shift again.
     """
     check_plan(trace, plan)
-    masks = kept_positions(trace, plan, roles=("consumer",))
-    return _copy_with(module, lambda name, tensor: masked_weight(name, tensor, masks))
+    state = {name: tensor.detach() for name, tensor in named_state(module).items()}
+    edits = hidden_state(kept_positions(trace, plan, roles=("consumer",)), state, trace.norms)
+    return copy_with(module, lambda name, tensor: edits[name] if name in edits else _like(tensor))
 
 
-def masked_weight(name: str, tensor: Tensor, masks: Mapping[tuple[str, int], Tensor]) -> Tensor:
-    """``tensor`` with zeros at the positions that leave; the tensor itself when none do."""
-    for (owner, dim), mask in masks.items():
-        if owner == name:
-            shape = [1] * tensor.dim()
-            shape[dim] = -1
-            tensor = tensor * mask.reshape(shape).to(tensor)
-    return tensor
+def _like(tensor: Tensor) -> Tensor:
+    return tensor.clone(memory_format=torch.preserve_format)
 
 
-def _sliced(name: str, tensor: Tensor, masks: Mapping[tuple[str, int], Tensor]) -> Tensor:
+def _sliced_state(state: Mapping[str, Tensor], masks: Masks, trace: Trace) -> dict[str, Tensor]:
+    """The state entries that get smaller, by name."""
+    by_name: dict[str, dict[int, Tensor]] = {}
+    for (name, dim), mask in masks.items():
+        by_name.setdefault(name, {})[dim] = mask
+    sliced = {name: _sliced(name, state[name].detach(), dims) for name, dims in by_name.items()}
+    for direction, length in trace.norms:
+        if direction in sliced:
+            before = state[direction].detach()
+            for dim, mask in by_name[direction].items():
+                if state[length].shape[dim] > 1:  # the outputs; what was read stays whole, to compare with
+                    before = _sliced(direction, before, {dim: mask})
+            sliced[length] = shortened(before, sliced[direction], sliced.get(length, state[length].detach()))
+    return sliced
+
+
+def _sliced(name: str, tensor: Tensor, masks: Mapping[int, Tensor]) -> Tensor:
     layout = torch.channels_last if tensor.dim() == 4 and not tensor.is_contiguous() else torch.contiguous_format
-    for dim in range(tensor.dim()):
-        mask = masks.get((name, dim))
-        if mask is not None:
-            if not mask.any():
-                raise PruneError(f"The plan leaves nothing of {name}: keep at least one channel there.")
-            tensor = tensor.index_select(dim, mask.nonzero().flatten().to(tensor.device))
-            tensor = tensor.contiguous(memory_format=layout)
-    return tensor
+    for dim, mask in sorted(masks.items()):
+        if not mask.any():
+            raise PruneError(f"The plan leaves nothing of {name}: keep at least one channel there.")
+        tensor = tensor.index_select(dim, mask.nonzero().flatten().to(tensor.device))
+    return tensor.contiguous(memory_format=layout)
 
 
-def _copy_with(module: nn.Module, change: Any) -> nn.Module:
-    """A deep copy in which every parameter and buffer is replaced by ``change(name, tensor)``; sharing is kept."""
-    memo: dict[int, Any] = {}
-    with torch.no_grad():
-        for name, parameter in module.named_parameters():
-            changed = change(name, parameter.detach())
-            fresh = changed.clone(memory_format=torch.preserve_format) if changed is not parameter else changed
-            memo[id(parameter)] = nn.Parameter(fresh, requires_grad=parameter.requires_grad)
-        for name, buffer in module.named_buffers():
-            memo[id(buffer)] = change(name, buffer.detach()).clone()
-    return copy.deepcopy(module, memo)
-
-
-def _update_attributes(module: nn.Module, masks: Mapping[tuple[str, int], Tensor], trace: Trace) -> None:
-    """Attributes that repeat a weight's size must tell the new one."""
-    state = named_state(module)
-    sliced = {id(state[name]) for name, _ in masks}
-    for layer in module.modules():
-        own = [*layer.parameters(recurse=False), *layer.buffers(recurse=False)]
-        if any(id(tensor) in sliced for tensor in own):  # by identity: two layers may hold one weight
-            _update_layer(layer)
-    if masks:
-        _update_bare_norms(module, trace.example)
-
-
-def _update_bare_norms(module: nn.Module, example: Tensor) -> None:
-    """Instance norms without weights only know their width by what reaches them."""
-    bare = {
-        path: layer
-        for path, layer in module.named_modules()
-        if isinstance(layer, nn.modules.instancenorm._InstanceNorm) and layer.weight is None
-    }
-    if not bare:
-        return
-    trial = shape_only(module).eval()  # thrown away, so what is changed in it need not be undone
-
-    def noting(path: str, layer: Any) -> Any:
-        def forward(x: Tensor) -> Tensor:
-            bare[path].num_features = x.shape[-layer._get_no_batch_dim()]
-            return torch.empty_like(x)
-
-        return forward
-
-    for path in bare:
-        layer: Any = trial.get_submodule(path)
-        layer.forward = noting(path, layer)
-    with contextlib.suppress(RuntimeError, NotImplementedError):  # then the old width stays: it is only ever reported
-        trial(example.to("meta"))
-
-
-def _update_layer(layer: nn.Module) -> None:
-    weight: Any = getattr(layer, "weight", None)
-    if isinstance(layer, nn.modules.conv._ConvNd):
-        new_out, per_group = weight.shape[0], weight.shape[1]
-        if layer.transposed:
-            new_out, per_group = weight.shape[1], weight.shape[0]
-            if layer.groups > 1:
-                layer.groups = layer.groups * weight.shape[0] // layer.in_channels
-                layer.in_channels, layer.out_channels = weight.shape[0], new_out * layer.groups
-                return
-        elif layer.groups > 1:
-            layer.groups = layer.groups * new_out // layer.out_channels
-        layer.in_channels, layer.out_channels = per_group * layer.groups, new_out
-    elif isinstance(layer, nn.Linear):
-        layer.out_features, layer.in_features = weight.shape
-    elif isinstance(layer, nn.modules.batchnorm._NormBase):
-        size = next((t.shape[0] for t in (weight, layer.running_mean) if t is not None), layer.num_features)
-        layer.num_features = size
-    elif isinstance(layer, nn.GroupNorm) and weight is not None:
-        layer.num_groups = layer.num_groups * weight.shape[0] // layer.num_channels
-        layer.num_channels = weight.shape[0]
-    elif isinstance(layer, nn.PReLU):
-        layer.num_parameters = weight.shape[0]
+def _place_gathers(pruned: nn.Module, trace: Trace, plan: Plan) -> None:
+    layout = trace.layout
+    stays = layout.stays(plan, trace.by_id)
+    for key, reads in layout.gathered(plan, stays).items():
+        given = stays[layout.vectors[layout.vector_of[key]]]
+        pick_inputs(pruned.get_submodule(layout.gathers[key].layers[0]), index_of(reads, given))
 
 
 def _verify(pruned: nn.Module, module: nn.Module, trace: Trace, plan: Plan) -> None:
@@ -190,25 +145,77 @@ def _verify(pruned: nn.Module, module: nn.Module, trace: Trace, plan: Plan) -> N
 
 
 def _difference(pruned: nn.Module, module: nn.Module, trace: Trace, plan: Plan) -> float | None:
-    """Largest relative difference of the outputs, None when the pruned network does not run."""
-    reference = next((tensor for tensor in module.parameters()), trace.example)
+    """Largest relative difference of the outputs, None when the pruned network does not run.
+
+    0 where only running counts: a narrower normalisation that mixes channels computes something else.
+    """
+    masked = _masked_view(module, trace, plan)
+    if any(parameter.dtype in HALF for parameter in module.parameters()):  # rounding would hide what is looked for
+        masked, pruned = (_in_single(network) for network in (masked, pruned))
+    mixing = any(len(kept) < trace.group(name).units and trace.group(name).mixing for name, kept in plan.kept.items())
+    for image in _images(trace.example, masked):
+        try:
+            expected = _run(masked, image)
+        except (RuntimeError, ValueError, IndexError, AssertionError):
+            continue  # this network does not take the smaller image
+        try:
+            found = _run(pruned, image)
+        except (RuntimeError, ValueError, IndexError, AssertionError):
+            return None
+        return 0.0 if mixing else max_relative_error(found, expected)
+    return None
+
+
+def _images(example: Tensor, module: nn.Module) -> list[Tensor]:
+    """Random images to check with: a smaller one first, because channels do not depend on the size of the image."""
     generator = torch.Generator().manual_seed(0)
-    image = torch.randn(trace.example.shape, generator=generator).to(reference)
-    masked = mask_model(module, trace, plan)
-    try:
-        return max_relative_error(_run(pruned, image), _run(masked, image))
-    except (RuntimeError, ValueError, IndexError):
-        return None
+    space = [max(LEAST, round(size / SMALL / STEP) * STEP) if size >= 2 * LEAST else size for size in example.shape[2:]]
+    sizes = list(dict.fromkeys([(*example.shape[:2], *space), tuple(example.shape)]))
+    reference = next((tensor for tensor in module.parameters()), example)
+    return [torch.randn(size, generator=generator).to(reference) for size in sizes]
+
+
+def _masked_view(module: nn.Module, trace: Trace, plan: Plan) -> nn.Module:
+    """``mask_model`` for one run: shares the weights, and hides from layers that run as modules what they are given."""
+    masks = kept_positions(trace, plan, roles=("consumer",))
+    norms = {name for pair in trace.norms for name in pair}
+    given = {
+        name.rpartition(".")[0]: mask
+        for (name, dim), mask in masks.items()
+        if (name, dim) in trace.layout.reads_alone and name not in norms
+    }
+    rest = {key: mask for key, mask in masks.items() if key[0].rpartition(".")[0] not in given}
+    state = {name: tensor.detach() for name, tensor in named_state(module).items()}
+    edits = hidden_state(rest, state, trace.norms)
+    view = copy_with(module, lambda name, tensor: edits.get(name, tensor))
+    for path, mask in given.items():
+        layer = view.get_submodule(path)
+        axis = -1 if isinstance(layer, nn.Linear) else 1
+        layer.forward = _hiding(layer.forward, mask, axis)
+    return view
+
+
+def _in_single(module: nn.Module) -> nn.Module:
+    return copy_with(module, lambda name, tensor: tensor.float() if tensor.dtype in HALF else tensor)
+
+
+def _hiding(forward: Callable[..., Any], mask: Tensor, axis: int) -> Callable[..., Any]:
+    def hidden(x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        shape = [1] * x.dim()
+        shape[axis] = -1
+        return forward(x * mask.to(x).reshape(shape), *args, **kwargs)
+
+    return hidden
 
 
 def _run(module: nn.Module, image: Tensor) -> list[Tensor]:
-    modes = {layer: layer.training for layer in module.modules()}
+    modes = [(layer, layer.training) for layer in module.modules()]
     module.eval()
     try:
         with torch.no_grad():
             return [leaf for leaf in tree_flatten(module(image))[0] if isinstance(leaf, Tensor)]
     finally:
-        for layer, training in modes.items():
+        for layer, training in modes:
             layer.training = training
 
 

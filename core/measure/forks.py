@@ -16,8 +16,8 @@ from torch import Tensor
 from core.measure.walk import Replays, first_tensor
 from core.records import Group, Trace
 from core.trace.graph import named_state
+from core.trace.hiding import hidden_weights
 from core.trace.replay import Replay
-from core.trace.sites import hidden_weights
 
 Stop = Callable[[], bool]
 
@@ -68,7 +68,7 @@ class ForkEngine:
             for fork in starts.get(index, ()):
                 if stop():
                     break
-                edits = hidden_weights(fork.group, fork.kept, replay.state)
+                edits = hidden_weights(self.trace, fork.group, fork.kept, replay.state)
                 yield fork, replay.logits(replay.run(dict(env), index, edits=edits))
             if index < len(replay.steps):
                 replay.run_step(index, env, {})
@@ -81,7 +81,7 @@ class ForkEngine:
         for fork in self.forks:
             if stop():
                 break
-            edits = hidden_weights(fork.group, fork.kept, state)
+            edits = hidden_weights(self.trace, fork.group, fork.kept, state)
             yield fork, first_tensor(torch.func.functional_call(module, edits, (images,)))
         yield None, first_tensor(module(images))
 

@@ -6,17 +6,24 @@ at values while it runs (``if x.sum() > 0``) cannot do that; it is recorded on r
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten, tree_map
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
 
 from core.errors import TraceError
+from core.trace import shapes
+from core.trace.copies import copy_with
+from core.trace.copies import named_state as named_state
+
+
+CALLED = (nn.modules.conv._ConvNd, nn.Linear)
 
 
 @dataclass(frozen=True)
@@ -58,6 +65,8 @@ class Tape:
     constants: Mapping[int, Tensor]
     shapes: Mapping[int, tuple[int, ...]]
     aliases_written: bool  # an in-place operator wrote through a view: the tape cannot be re-run step by step
+    called: frozenset[str] = frozenset()  # convolutions and linear layers that ran as modules
+    shape_only: bool = True  # False: the network looks at values while it runs, and was recorded on real tensors
 
     @property
     def output_slots(self) -> tuple[int, ...]:
@@ -91,55 +100,61 @@ class _Recorder(TorchDispatchMode):
                     self.constants[slot] = tensor
         return self.slot_of[key]
 
+    def refs(self, value: Any, reads: list[int]) -> Any:
+        """``value`` with Refs for tensors, whose slots are added to ``reads``."""
+        if isinstance(value, Tensor):
+            slot = self.slot(value)
+            reads.append(slot)
+            return Ref(slot)
+        if isinstance(value, list | tuple):
+            return type(value)(self.refs(item, reads) for item in value) if value else value
+        return value
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        ref_args, ref_kwargs = tree_map(lambda x: Ref(self.slot(x)) if isinstance(x, Tensor) else x, (args, kwargs))
-        result = func(*args, **kwargs)
-        given = {id(x) for x in tree_flatten((args, kwargs))[0] if isinstance(x, Tensor)}
-        tensors = [x for x in tree_flatten(result)[0] if isinstance(x, Tensor)]
-        written = any(argument.alias_info is not None and argument.alias_info.is_write for argument in _arguments(func))
-        in_place = written and any(id(x) in given for x in tensors)
+        reads: list[int] = []
+        ref_args = tuple(self.refs(value, reads) for value in args)
+        ref_kwargs = {name: self.refs(value, reads) for name, value in kwargs.items()}
+        result = shapes.run(func, args, kwargs)
+        tensors = [result] if isinstance(result, Tensor) else [x for x in tree_leaves(result) if isinstance(x, Tensor)]
+        written, views = _aliasing(func)
+        in_place = False
         if written:
-            self.aliases_written |= any(self.slot_of.get(id(x)) in self.viewed for x in tensors if id(x) in given)
-            self.aliases_written |= not in_place
-        reads = tuple(leaf.slot for leaf in tree_flatten((ref_args, ref_kwargs))[0] if isinstance(leaf, Ref))
+            given = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+            back = [x for x in tensors if any(x is one for one in given)]
+            in_place = bool(back)
+            self.aliases_written |= not in_place or any(self.slot_of[id(x)] in self.viewed for x in back)
         outputs = tuple(self.slot(x, produced=True) for x in tensors)
-        if not written and any(return_.alias_info is not None for return_ in func._schema.returns):
+        if views and not written:
             self.viewed.update(reads, outputs)
-        self.steps.append(Step(func, tuple(ref_args), ref_kwargs, outputs, reads, in_place))
+        self.steps.append(Step(func, ref_args, ref_kwargs, outputs, tuple(reads), in_place))
         return result
 
 
-def _arguments(func: Any) -> list[Any]:
-    return list(func._schema.arguments)
+@cache
+def _aliasing(func: Any) -> tuple[bool, bool]:
+    """(writes one of its arguments, gives a view of one)."""
+    schema = func._schema
+    written = any(argument.alias_info is not None and argument.alias_info.is_write for argument in schema.arguments)
+    return written, any(result.alias_info is not None for result in schema.returns)
 
 
 def shape_only(module: nn.Module) -> nn.Module:
     """A copy of ``module`` whose parameters and buffers are meta tensors: structure without numbers."""
-    memo: dict[int, Any] = {}
-    for parameter in module.parameters():
-        memo[id(parameter)] = nn.Parameter(parameter.detach().to("meta"), requires_grad=parameter.requires_grad)
-    for buffer in module.buffers():
-        memo[id(buffer)] = buffer.detach().to("meta")
-    return copy.deepcopy(module, memo)
+    return copy_with(module, lambda name, tensor: torch.empty_like(tensor, device="meta"), loose=lambda tensor: tensor.detach())
 
 
-def named_state(module: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers (also non-persistent ones) by name; a shared tensor appears once, by its first name."""
-    return {**dict(module.named_parameters()), **dict(module.named_buffers())}
-
-
-def record_tape(module: nn.Module, example: Tensor) -> Tape:
-    """Record one forward pass of ``module`` (as if in eval mode) on an input shaped like ``example``.
+def record_tape(module: nn.Module, example: Tensor, *, training: bool = False) -> Tape:
+    """Record one forward pass of ``module`` (as if in eval mode, unless ``training``) on an input like ``example``.
 
     ``module`` is not touched and sees no data; only when it needs values does a real copy run on ``example``.
     Raises TraceError when the network does not run on such an input.
     """
     try:
-        return _record(shape_only(module).eval(), example.detach().to("meta"))
+        return _record(shape_only(module).train(training), example.detach().to("meta"))
     except Exception:  # whatever shape-only tensors could not do, real ones may
         try:
-            return _record(copy.deepcopy(module).eval(), example)
+            return _record(copy_with(module, lambda name, tensor: tensor.clone()).train(training), example)
         except Exception as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             shape = " x ".join(str(size) for size in example.shape)
@@ -149,24 +164,41 @@ def record_tape(module: nn.Module, example: Tensor) -> Tape:
             ) from error
 
 
+@contextmanager
+def plain_attention() -> Iterator[None]:
+    """The fused attention path is one opaque operator; the plain path shows its matrix products."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
 def _record(module: nn.Module, example: Tensor) -> Tape:
     names = {id(tensor): name for name, tensor in reversed(list(named_state(module).items()))}
     recorder = _Recorder(names)
-    fast_path = torch.backends.mha.get_fastpath_enabled()
-    # The fused attention path is one opaque operator; the plain path shows its matrix products.
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with torch.no_grad(), recorder:
-            input_slot = recorder.slot(example)
-            recorder.constants.pop(input_slot, None)
-            result = module(example)
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast_path)
+    called: set[str] = set()
+    for path, layer in module.named_modules():
+        if isinstance(layer, CALLED):
+            layer.forward = _noting(layer.forward, path, called)  # a copy that is thrown away
+    with plain_attention(), torch.no_grad(), recorder:
+        input_slot = recorder.slot(example)
+        recorder.constants.pop(input_slot, None)
+        result = module(example)
     output = tree_map(lambda x: Ref(recorder.slot(x)) if isinstance(x, Tensor) else x, _as_tree(result))
     return Tape(
         tuple(recorder.steps), input_slot, output, recorder.state, recorder.constants, recorder.shapes,
-        recorder.aliases_written,
+        recorder.aliases_written, frozenset(called), example.is_meta,
     )  # fmt: skip
+
+
+def _noting(forward: Callable[..., Any], path: str, called: set[str]) -> Callable[..., Any]:
+    def noted(*args: Any, **kwargs: Any) -> Any:
+        called.add(path)
+        return forward(*args, **kwargs)
+
+    return noted
 
 
 def _as_tree(result: Any) -> Any:

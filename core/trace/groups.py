@@ -3,90 +3,194 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 
-from core.records import Group, Member, Trace
-from core.trace.graph import record_tape
-from core.trace.labels import LabelBook
-from core.trace.rules import Flow
+from core.records import Group, Member
+from core.trace.labels import Key, LabelBook
+from core.trace.layout import Layout, LayoutBuilder
+from core.trace.rules.layers import MIXING_NORM
 
-FIXED_WIDTH = (nn.MultiheadAttention, nn.RNNBase, nn.RNNCellBase)
-
-
-def trace_channels(module: nn.Module, example: Tensor) -> Trace:
-    """Find which channels of ``module`` hang together.
-
-    example: an input of the shape the network takes, batch first (only its shape matters). The module is run once on
-    shape-only tensors and is not changed. Raises TraceError when it does not run.
-    """
-    tape = record_tape(module, example[:1])
-    flow = Flow(tape)
-    flow.run()
-    _lock_fixed_modules(flow.book, module)
-    return Trace(module, _groups(flow.book, module), dict(flow.unknown), tape, example[:1].detach())
-
-
-def _lock_fixed_modules(book: LabelBook, module: nn.Module) -> None:
-    """These modules use one width for everything they hold, so no part of it can leave alone."""
-    for path, layer in module.named_modules():
-        if isinstance(layer, FIXED_WIDTH):
-            prefix = f"{path}." if path else ""
-            for name, dim in list(book.weights):
-                if name.startswith(prefix):
-                    book.lock(book.weights[name, dim], f"{type(layer).__name__} has one fixed width")
+PARAMETRISED = ".parametrizations."
 
 
 def layer_of(tensor_name: str) -> str:
     """ "layer1.0.conv1.weight" -> "layer1.0.conv1"; a parameter of the model itself is its own layer."""
-    return tensor_name.rpartition(".")[0] or tensor_name
+    layer = tensor_name.rpartition(".")[0]
+    if PARAMETRISED in f".{layer}":
+        layer = f".{layer}".partition(PARAMETRISED)[0].lstrip(".")
+    return layer or tensor_name
 
 
-def _groups(book: LabelBook, module: nn.Module) -> tuple[Group, ...]:
-    unit_of, reasons = book.resolve()
-    places = [key for key in book.weights]
-    order = {name: index for index, name in enumerate(dict.fromkeys(name for name, _ in places))}
-    units_at = [unit_of[book.weights[key].numpy()] for key in places]
-    producers: dict[int, list[int]] = defaultdict(list)  # unit -> places where it is born
-    first_position: dict[int, tuple[int, int]] = {}
+@dataclass
+class Family:
+    """Units born in the same places, locked for the same reason."""
+
+    born: tuple[int, ...]
+    units: np.ndarray  # of the label book, in the order of their first position
+    reason: str | None
+    mixing: bool
+    members: list[Member] = field(default_factory=list)
+
+
+def group_channels(book: LabelBook, called: frozenset[str], *, mixing: bool) -> tuple[tuple[Group, ...], Layout]:
+    """The groups of a labelled network in network order, then its gathers; and where their units live.
+
+    called: the layers that run as modules of their own. mixing: let groups leave whose normalisation mixes channels.
+    """
+    unit_of = book.resolve()
+    builder = LayoutBuilder()
+    for key, labels in book.weights.items():
+        builder.add(key, labels)
+    places = list(book.weights)
+    units_at = [unit_of[labels] for labels in builder.labels]
+    families = _families(book, unit_of, places, [units_at[builder.vector_of[key]] for key in places], mixing)
+    number_of = np.full(len(unit_of) + 1, -1)  # unit of the book -> family
+    local_of = np.full(len(unit_of) + 1, -1)  # unit of the book -> its index in the family
+    first, total = [], 0
+    for number, family in enumerate(families):
+        number_of[family.units] = number
+        local_of[family.units] = np.arange(len(family.units))
+        first.append(total)
+        total += len(family.units)
+    _place_members(families, book, places, builder, units_at, number_of, local_of)
+    groups = _named(families, places)
+    starts = np.asarray([*first, total])
+    global_of = np.where(number_of >= 0, starts[number_of] + local_of, total)  # -1 picks the last start: ``total``
+    vectors = tuple(global_of[units] for units in units_at)
+    by_label = global_of[unit_of]
+    by_label[0] = total  # label 0: no channel lives there
+    offsets = {group.id: start for group, start in zip(groups, first, strict=True)}
+    alone = [
+        key for key in places
+        if book.roles.get(key) == "consumer" and key[0].endswith(".weight") and layer_of(key[0]) in called
+    ]  # fmt: skip
+    gathers = _gathers(groups, first, book, alone, builder, vectors, total)
+    layout = Layout(total, offsets, by_label, vectors, builder.vector_of, gathers, frozenset(alone))
+    return (*groups, *gathers.values()), layout
+
+
+def _families(
+    book: LabelBook, unit_of: np.ndarray, places: list[Key], units_at: list[np.ndarray], mixing: bool
+) -> list[Family]:
+    reasons, mixed = book.reasons(unit_of)
+    signature = np.zeros(len(unit_of), dtype=np.int64)  # unit -> number of the set of places where it is born
+    sets: list[tuple[int, ...]] = [()]
+    known: dict[tuple[int, int], int] = {}
+    first = np.full((len(unit_of), 2), -1)
     for index, key in enumerate(places):
-        if book.roles.get(key) == "producer" and not key[0].endswith("bias"):
-            for position, unit in enumerate(units_at[index].tolist()):
-                if not producers[unit] or producers[unit][-1] != index:
-                    producers[unit].append(index)
-                first_position.setdefault(unit, (index, position))
-    families: dict[tuple[tuple[int, ...], str | None], list[int]] = defaultdict(list)
-    for unit, born in producers.items():
-        if born:
-            families[tuple(born), reasons.get(unit)].append(unit)
-    ordered = sorted(families.items(), key=lambda item: min(first_position[unit] for unit in item[1]))
-    home = np.full(len(unit_of) + 1, -1)  # unit -> family
-    local = np.full(len(unit_of) + 1, -1)  # unit -> its index in the family
-    for number, (_, units) in enumerate(ordered):
-        units.sort(key=lambda unit: first_position[unit])
-        home[units] = number
-        local[units] = range(len(units))
-    members: dict[int, list[Member]] = defaultdict(list)
-    for index, (name, dim) in enumerate(places):
-        families_here = home[units_at[index]]
-        for number in np.unique(families_here[families_here >= 0]).tolist():
-            index_map = np.where(families_here == number, local[units_at[index]], -1)
-            role = book.roles.get((name, dim), "follower")
-            members[number].append(Member(layer_of(name), name, dim, role, torch.from_numpy(index_map)))
-    taken: set[str] = set()
+        if book.roles.get(key) != "producer" or key[0].endswith("bias"):
+            continue
+        units, positions = np.unique(units_at[index], return_index=True)
+        new = units[first[units, 0] < 0]
+        first[new, 0] = index
+        first[units[np.isin(units, new)], 1] = positions[np.isin(units, new)]
+        for old in np.unique(signature[units]).tolist():
+            if (old, index) not in known:
+                known[old, index] = len(sets)
+                sets.append((*sets[old], index))
+            signature[units[signature[units] == old]] = known[old, index]
+    locked: dict[tuple[int, str | None, bool], list[int]] = defaultdict(list)
+    for unit in np.flatnonzero(signature).tolist():
+        reason = reasons.get(unit)
+        mixes = unit in mixed
+        if reason is None and mixes and not mixing:
+            reason = MIXING_NORM
+        locked[int(signature[unit]), reason, mixes].append(unit)
+    families = []
+    for (number, reason, mixes), members in locked.items():
+        units = np.asarray(members)
+        units = units[np.lexsort((first[units, 1], first[units, 0]))]
+        families.append(Family(sets[number], units, reason, mixes))
+    return sorted(families, key=lambda family: tuple(first[family.units[0]].tolist()))
+
+
+def _place_members(
+    families: Sequence[Family],
+    book: LabelBook,
+    places: list[Key],
+    builder: LayoutBuilder,
+    units_at: list[np.ndarray],
+    number_of: np.ndarray,
+    local_of: np.ndarray,
+) -> None:
+    """Give every family its members, in network order. Dimensions with the same labels share their index tensors."""
+    order = {name: index for index, name in enumerate(dict.fromkeys(name for name, _ in places))}
+    cached: dict[int, list[tuple[int, torch.Tensor]]] = {}
+    for key in sorted(places, key=lambda key: (order[key[0]], key[1])):
+        vector = builder.vector_of[key]
+        if vector not in cached:
+            units = units_at[vector]
+            here = number_of[units]
+            present = np.unique(here[here >= 0]).tolist()
+            local = local_of[units]
+            cached[vector] = [
+                (number, torch.from_numpy(local if len(present) == 1 and (here >= 0).all()
+                                          else np.where(here == number, local, -1)))
+                for number in present
+            ]  # fmt: skip
+        role = book.roles.get(key, "follower")
+        for number, unit_index in cached[vector]:
+            families[number].members.append(Member(layer_of(key[0]), key[0], key[1], role, unit_index))
+
+
+def _named(families: Sequence[Family], places: list[Key]) -> tuple[Group, ...]:
+    taken: dict[str, int] = {}
     result = []
-    for number, ((homes, reason), units) in enumerate(ordered):
-        layers = tuple(dict.fromkeys(layer_of(places[index][0]) for index in homes))
-        group_id = layers[0]
-        while group_id in taken:
-            stem, _, suffix = group_id.partition("#")
-            group_id = f"{stem}#{int(suffix or 1) + 1}"
-        taken.add(group_id)
-        if reason is None and len(units) < 2:
+    for family in families:
+        layers = tuple(dict.fromkeys(layer_of(places[index][0]) for index in family.born))
+        count = taken[layers[0]] = taken.get(layers[0], 0) + 1
+        group_id = layers[0] if count == 1 else f"{layers[0]}#{count}"
+        reason = family.reason
+        if reason is None and len(family.units) < 2:
             reason = "its channels can only leave all together"
         name = group_id if len(layers) == 1 else f"{group_id} + {len(layers) - 1} more"
-        places_sorted = tuple(sorted(members[number], key=lambda member: (order[member.tensor], member.dim)))
-        result.append(Group(group_id, name, layers, len(units), reason is None, reason, places_sorted))
+        members = tuple(family.members)
+        result.append(
+            Group(group_id, name, layers, len(family.units), reason is None, reason, members, None, family.mixing)
+        )
     return tuple(result)
+
+
+def _gathers(
+    groups: tuple[Group, ...],
+    first: list[int],
+    book: LabelBook,
+    alone: list[Key],
+    builder: LayoutBuilder,
+    vectors: tuple[np.ndarray, ...],
+    total: int,
+) -> dict[Key, Group]:
+    """One group for every layer that reads channels which others read too, or which may not leave: its own choice."""
+    starts = np.asarray(first)
+    readers: dict[int, set[str]] = defaultdict(set)
+    sources: dict[int, list[int]] = {}  # vector -> the groups it holds channels of
+    for key in builder.vector_of:
+        if book.roles.get(key) == "consumer":
+            number = builder.vector_of[key]
+            if number not in sources:
+                inside = vectors[number][vectors[number] < total]
+                sources[number] = np.unique(np.searchsorted(starts, inside, side="right") - 1).tolist()
+            for source in sources[number]:
+                readers[source].add(key[0])
+    gathers: dict[Key, Group] = {}
+    for key in alone:
+        vector = vectors[builder.vector_of[key]]
+        origins = sources[builder.vector_of[key]]
+        shared = any(len(readers[source]) > 1 or not groups[source].prunable for source in origins)
+        units, firsts, inverse = np.unique(vector, return_index=True, return_inverse=True)
+        inside = units < total
+        if not shared or inside.sum() < 2:
+            continue
+        order = np.argsort(firsts[inside])  # units in the order in which this layer reads them
+        rank = np.full(len(units), -1)
+        rank[np.flatnonzero(inside)[order]] = np.arange(len(order))
+        layer = layer_of(key[0])
+        member = Member(layer, key[0], key[1], "consumer", torch.from_numpy(rank[inverse]))
+        source = groups[int(np.searchsorted(starts, vector[vector < total][0], side="right")) - 1].id
+        name = f"inputs of {layer} alone"
+        gathers[key] = Group(f"gather:{layer}", name, (layer,), len(order), True, None, (member,), source)
+    return gathers

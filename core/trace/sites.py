@@ -1,4 +1,4 @@
-"""Where a group's channels are read: the one place a channel can be hidden, and what a layer sees there."""
+"""Where a group's channels are read, and what a layer sees there."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from core.records import Group
@@ -102,20 +101,3 @@ def _positions(tape: Tape, makers: Mapping[int, Step], slot: int, channels: int)
             channels = channels * before[1] // after[1]  # flattened: several features come from one channel
         slot = step.reads[0]
     return max(1, math.prod(tape.shapes[slot]) // (tape.shapes[tape.input][0] * channels))
-
-
-def hidden_weights(group: Group, kept: Sequence[int], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The consumers' weights with zeros where they would read a unit that is not ``kept``, by state name.
-
-    This hides the other units from every reader, which equals removing them; what makes them is left as it is.
-    """
-    stays = torch.zeros(group.units + 1, dtype=torch.bool)
-    stays[list(kept)] = True
-    stays[-1] = True  # index -1: a channel of another group
-    edits: dict[str, Tensor] = {}
-    for member in group.by_role("consumer"):
-        weight = edits.get(member.tensor, state[member.tensor])
-        shape = [1] * weight.dim()
-        shape[member.dim] = -1
-        edits[member.tensor] = weight * stays[member.unit_of].reshape(shape).to(weight)
-    return edits

@@ -6,11 +6,12 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from core.trace.graph import Ref, Step, Tape
-from core.trace.labels import LabelBook, WeightLabels, no_labels
+from core.trace.labels import Key, LabelBook, WeightLabels, no_labels, tied_along, varying
 
 Labels = Tensor | WeightLabels
 Rule = Callable[["Flow", Step], None]
@@ -19,19 +20,25 @@ ANY_POINTWISE = "any pointwise operator"  # the row for operators that PyTorch i
 
 
 class Flow:
-    """Labels of every slot while the tape is walked once."""
+    """Labels of every slot while the tape is walked once.
 
-    def __init__(self, tape: Tape) -> None:
+    ``constant``: gives the values of a buffer by its state name, for operators whose effect depends on them.
+    """
+
+    def __init__(self, tape: Tape, book: LabelBook | None = None, constant: Callable[[str], Tensor] | None = None) -> None:
         self.tape = tape
-        self.book = LabelBook()
+        self.book = book or LabelBook()
+        self.constant = constant
         self.slots: dict[int, Labels] = {}
         self.unknown: Counter[str] = Counter()
+        self.cuts: list[tuple[Tensor, list[int]]] = []  # channels cut into rows by a view: labels, and the axes they fill
 
     def run(self) -> None:
         for step in self.tape.steps:
             rule(step)(self, step)
         for slot in self.tape.output_slots:
             self.book.lock(self.get(slot), "feeds the output")
+        self._settle_cuts()
 
     def get(self, slot: int) -> Labels:
         if slot not in self.slots:
@@ -45,33 +52,58 @@ class Flow:
         labels = self.get(slot)
         if isinstance(labels, Tensor):
             return labels
-        as_tensor = labels.compact()
-        if as_tensor is None:
+        named = labels.named
+        if len(named) > 1:
             self.book.lock(labels, "a weight is used in a way that has no rule")
             return no_labels(len(labels.dims))
-        return as_tensor
+        return self.along_dim(labels, named[0]) if named else no_labels(len(labels.dims))
+
+    def along_dim(self, labels: WeightLabels, axis: int) -> Tensor:
+        """A weight as a label tensor that varies along ``axis`` only."""
+        vector = self.book.vector(labels.dims[axis])
+        if vector is None:
+            return no_labels(len(labels.dims))
+        return vector.reshape([-1 if other == axis else 1 for other in range(len(labels.dims))])
 
     def along(self, slot: int, axis: int, what: str) -> Tensor | None:
         """Channel labels of a slot along ``axis``, one per position; None when no channels live there.
 
-        Locks them when they also change along another axis.
+        Channels that also change along another axis (they were cut into rows) are tied along that one. Channels
+        that lie only elsewhere are locked: ``what`` would read across them.
         """
         labels = self.activation(slot)
         axis %= labels.dim()
-        if any(size > 1 for other, size in enumerate(labels.shape) if other != axis):
-            self.book.lock(labels, f"{what} reads its channels in a mixed order")
-            return None
+        if labels.shape[axis] == 1:
+            if labels.numel() > 1:
+                self.book.lock(labels, f"{what} runs across channels")
+                return None
+            if not int(labels.reshape(-1)[0]):
+                return None
+        for other in varying(labels):
+            if other != axis:
+                labels = tied_along(labels, other, self.book)
         size = self.tape.shapes[slot][axis]
-        vector = labels.reshape(-1).expand(size) if labels.numel() == 1 else labels.reshape(-1)
-        if not bool((vector > 0).any()):
-            return None
-        return vector
+        return labels.reshape(-1).expand(size) if labels.numel() == 1 else labels.reshape(-1)
 
     def set(self, step: Step, labels: Labels, output: int = 0) -> None:
         self.slots[step.outputs[output]] = labels
 
-    def full(self, slot: int) -> Tensor:
-        return self.activation(slot).expand(self.tape.shapes[slot])
+    def _settle_cuts(self) -> None:
+        """Channels cut into rows stay a full grid: whole rows leave, or the same places of every row.
+
+        Whole rows where something behind the view has tied each row together (attention heads), else the places.
+        """
+        for _ in range(3):
+            before = len(self.book.edges)
+            unit_of = self.book.resolve() if self.cuts else np.zeros(0)
+            for labels, axes in self.cuts:
+                units = unit_of[labels.numpy()]
+                uneven = [axis for axis in axes if (units != units.take([0], axis=axis)).any()]
+                for axis in axes:
+                    if uneven and axis != uneven[-1]:
+                        self.book.tie(labels.narrow(axis, 0, 1), labels)
+            if len(self.book.edges) == before:
+                return
 
 
 def rule(step: Step) -> Rule:
@@ -81,7 +113,7 @@ def rule(step: Step) -> Rule:
         return RULES[name]
     if torch.Tag.pointwise in step.op.tags:
         return RULES[ANY_POINTWISE]
-    return unknown if step.reads else constant
+    return unknown if step.reads else nothing
 
 
 def on(*names: str) -> Callable[[Rule], Rule]:
@@ -97,7 +129,7 @@ def slot_of(value: Any) -> int:
     return value.slot
 
 
-def constant(flow: Flow, step: Step) -> None:
+def nothing(flow: Flow, step: Step) -> None:
     """A tensor made from nothing: no channels in it."""
 
 
@@ -105,3 +137,8 @@ def unknown(flow: Flow, step: Step) -> None:
     flow.unknown[step.name] += 1
     for slot in step.reads:
         flow.book.lock(flow.get(slot), f"operator {step.name} has no rule")
+
+
+def key_of(dim: Any) -> Key | None:
+    """The state dimension itself, where a weight's dimension is one."""
+    return dim if isinstance(dim, tuple) else None

@@ -1,41 +1,66 @@
-"""Operators that move channels: the labels are moved by the same operator."""
+"""Operators that only move data: the labels move in the same way."""
 
 from __future__ import annotations
+
+import math
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from core.trace.graph import Step, tree_slots
-from core.trace.labels import WeightLabels, compact, no_labels
+from core.trace.labels import Dim, Merged, WeightLabels, compact, no_labels, reshaped, tied_along, varying
 from core.trace.rules.flow import Flow, on, slot_of, unknown
 from core.trace.rules.pointwise import same
 
-MOVES = {
-    "view", "_unsafe_view", "reshape", "_reshape_alias", "permute", "transpose", "t", "unsqueeze", "squeeze",
-    "expand", "repeat", "flatten",
-}  # fmt: skip
+VIEWS = {"view", "_unsafe_view", "reshape", "_reshape_alias", "flatten", "unflatten"}
+MOVES = VIEWS | {"permute", "transpose", "t", "unsqueeze", "squeeze", "expand", "repeat"}
+FIXED_CUT = "is cut at a fixed channel"
 
 
 @on(*MOVES)
 def move(flow: Flow, step: Step) -> None:
-    """Data moves, values do not change: move the labels in the same way."""
+    """Data moves, values do not change."""
     source = flow.get(step.reads[0])
-    shape = flow.tape.shapes[step.outputs[0]]
     if isinstance(source, WeightLabels):
-        moved = _move_weight(flow, step, source, shape)
+        moved = _move_weight(flow, step, source)
         if moved is not None:
             flow.set(step, moved)
             return
-    full = flow.full(step.reads[0])
-    if step.name in {"view", "_unsafe_view", "reshape", "_reshape_alias"}:
-        labels = full.reshape(shape)
+    labels = flow.activation(step.reads[0])
+    before, after = flow.tape.shapes[step.reads[0]], flow.tape.shapes[step.outputs[0]]
+    if math.prod(before) == 0 or labels.numel() == 1 and not int(labels.reshape(-1)[0]):
+        flow.set(step, no_labels(len(after)))
+    elif step.name in VIEWS:
+        moved = reshaped(labels, before, after)
+        axes = varying(moved)
+        if len(axes) > len(varying(labels)):
+            flow.cuts.append((moved, axes))
+        flow.set(step, moved)
     else:
-        labels = tree_call(step, full)
-    flow.set(step, _one_axis(flow, compact(labels)))
+        flow.set(step, _moved(step, labels, before, after))
 
 
-def _move_weight(flow: Flow, step: Step, source: WeightLabels, shape: tuple[int, ...]) -> WeightLabels | None:
-    """Labels of a moved weight, dimension by dimension; None when its dimensions are mixed up."""
+def _moved(step: Step, labels: Tensor, before: tuple[int, ...], after: tuple[int, ...]) -> Tensor:
+    """Compact labels in the places where the step puts their axes."""
+    if step.name == "squeeze":
+        if len(step.args) > 1:
+            asked = step.args[1] if isinstance(step.args[1], list | tuple) else [step.args[1]]
+            gone = {int(axis) % len(before) for axis in asked}
+        else:
+            gone = set(range(len(before)))
+        return labels.squeeze(tuple(axis for axis in gone if before[axis] == 1))
+    if step.name == "expand":
+        return labels.reshape((1,) * (len(after) - labels.dim()) + tuple(labels.shape))
+    if step.name == "repeat":
+        labels = labels.reshape((1,) * (len(after) - labels.dim()) + tuple(labels.shape))
+        times = [count if size > 1 else 1 for count, size in zip(step.args[1], labels.shape, strict=True)]
+        return labels.repeat(times)
+    return tree_call(step, labels)
+
+
+def _move_weight(flow: Flow, step: Step, source: WeightLabels) -> WeightLabels | None:
+    """A moved weight, dimension by dimension; None when its dimensions are mixed up."""
     dims = source.dims
     if step.name == "t":
         return WeightLabels(dims[::-1])
@@ -46,23 +71,41 @@ def _move_weight(flow: Flow, step: Step, source: WeightLabels, shape: tuple[int,
         return WeightLabels(tuple(dims[axis] for axis in order))
     if step.name == "permute":
         return WeightLabels(tuple(dims[axis] for axis in step.args[1]))
+    before, after = flow.tape.shapes[step.reads[0]], flow.tape.shapes[step.outputs[0]]
+    if step.name == "expand":
+        front = len(after) - len(before)
+        whole = all(a == b or b == 1 for a, b in zip(after[front:], before, strict=True))
+        return WeightLabels((None,) * front + dims) if whole else None
     # A view that only adds or drops dimensions of size 1 keeps the order of the others.
-    before = [size for size in flow.tape.shapes[step.reads[0]] if size > 1]
-    after = [size for size in shape if size > 1]
-    if before == after and step.name in {"view", "unsqueeze", "squeeze", "reshape", "_unsafe_view"}:
-        named = iter([labels for labels in dims if labels is not None])
-        return WeightLabels(tuple(next(named) if size > 1 else None for size in shape))
+    if [size for size in before if size > 1] == [size for size in after if size > 1] and step.name != "repeat":
+        named = iter([dim for dim in dims if dim is not None])
+        return WeightLabels(tuple(next(named) if size > 1 else None for size in after))
+    return _merged_or_split(dims, before, after) if step.name in VIEWS else None
+
+
+def _merged_or_split(dims: tuple[Dim, ...], before: tuple[int, ...], after: tuple[int, ...]) -> WeightLabels | None:
+    """Trailing dimensions of a weight flattened into one, or such a one taken apart again in the old sizes."""
+    merged = [axis for axis, dim in enumerate(dims) if isinstance(dim, Merged)]
+    if merged:
+        axis = merged[0]
+        whole = dims[axis]
+        assert isinstance(whole, Merged)
+        opened = before[:axis] + whole.sizes + before[axis + 1 :]
+        if len(merged) == 1 and [size for size in opened if size > 1] == [size for size in after if size > 1]:
+            parts = [dim for dim in dims[:axis] + whole.parts + dims[axis + 1 :] if dim is not None]
+            named = iter(parts)
+            return WeightLabels(tuple(next(named) if size > 1 else None for size in after))
+        return None
+    lead = [size for size in after if size > 1]
+    kept = [axis for axis, size in enumerate(before) if size > 1]
+    if len(lead) >= 2 and [before[axis] for axis in kept[: len(lead) - 1]] == lead[:-1]:
+        rest = kept[len(lead) - 1 :]
+        parts = tuple(dims[axis] for axis in rest)
+        if all(part is None or isinstance(part, tuple) for part in parts):
+            joined = Merged(parts, tuple(before[axis] for axis in rest))  # type: ignore[arg-type]
+            named = iter([dims[axis] for axis in kept[: len(lead) - 1]] + [joined])
+            return WeightLabels(tuple(next(named) if size > 1 else None for size in after))
     return None
-
-
-def _one_axis(flow: Flow, labels: Tensor) -> Tensor:
-    """When channels were cut into rows (channel shuffle), every row must lose the same places: tie them."""
-    varying = [axis for axis, size in enumerate(labels.shape) if size > 1]
-    for axis in varying[:-1]:
-        first = labels.narrow(axis, 0, 1)
-        flow.book.tie(first, labels)
-        labels = first
-    return labels
 
 
 def tree_call(step: Step, labels: Tensor) -> Tensor:
@@ -77,11 +120,22 @@ def along_axis(flow: Flow, step: Step) -> None:
     """Operators that run along axes: fine where no channels lie along them."""
     labels = flow.activation(step.reads[0])
     where = step.args[2] if step.name == "roll" and len(step.args) > 2 else step.args[1] if len(step.args) > 1 else []
-    axes = [where] if isinstance(where, int) else list(where)
-    if any(labels.shape[axis] > 1 for axis in axes) or not axes:
-        flow.book.lock(labels, f"{step.name} runs across channels")
+    axes = [int(axis) % labels.dim() for axis in ([where] if isinstance(where, int) else list(where))]
+    labels = across(flow, labels, axes or list(range(labels.dim())), f"{step.name} runs across channels")
     for output in range(len(step.outputs)):
         flow.set(step, labels, output)
+
+
+def across(flow: Flow, labels: Tensor, axes: list[int], reason: str) -> Tensor:
+    """Labels behind an operator that mixes along ``axes``. Rows that channels were cut into become one; else a lock."""
+    lies = varying(labels)
+    inside = [axis for axis in lies if axis in axes]
+    if inside and len(inside) < len(lies):
+        for axis in inside:
+            labels = tied_along(labels, axis, flow.book)
+    elif inside:
+        flow.book.lock(labels, reason)
+    return labels
 
 
 @on("cat")
@@ -91,9 +145,14 @@ def concatenate(flow: Flow, step: Step) -> None:
     axis = int(step.args[1]) if len(step.args) > 1 else 0
     pieces = [flow.activation(slot) for slot in slots]
     axis %= len(flow.tape.shapes[step.outputs[0]])
-    if all(piece.shape[axis] == 1 for piece in pieces) and any(flow.tape.shapes[slot][axis] > 1 for slot in slots):
-        flow.set(step, _one_behind_another(flow, pieces))
+    if not any(piece.numel() > 1 or bool((piece > 0).any()) for piece in pieces):
+        flow.set(step, no_labels(len(flow.tape.shapes[step.outputs[0]])))
         return
+    if all(piece.shape[axis] == 1 for piece in pieces) and any(flow.tape.shapes[slot][axis] > 1 for slot in slots):
+        widest = [max(sizes) for sizes in zip(*(piece.shape for piece in pieces), strict=True)]
+        if any(size > 1 for size in widest):
+            flow.set(step, _one_behind_another(flow, pieces))
+            return
     filled = []
     for slot, piece in zip(slots, pieces, strict=True):
         size = flow.tape.shapes[slot][axis]
@@ -131,47 +190,100 @@ def _one_behind_another(flow: Flow, pieces: list[Tensor]) -> Tensor:
 def split(flow: Flow, step: Step) -> None:
     """Equal parts lose the same places; unequal ones are cut at a fixed channel, so theirs stay."""
     slot = step.reads[0]
-    axis = int(step.args[2]) if len(step.args) > 2 else 0
-    if step.name == "unbind":
-        axis = int(step.args[1]) if len(step.args) > 1 else 0
+    place = 1 if step.name == "unbind" else 2
+    axis = int(step.args[place]) if len(step.args) > place else 0
     labels = flow.activation(slot)
     axis %= labels.dim()
     if labels.shape[axis] == 1:
         for output in range(len(step.outputs)):
             flow.set(step, labels.squeeze(axis) if step.name == "unbind" else labels, output)
         return
-    sizes = [1] * len(step.outputs)
-    if step.name != "unbind":
-        sizes = [flow.tape.shapes[out][axis] for out in step.outputs]
+    if step.name == "unbind":
+        if varying(labels) == [axis]:
+            flow.book.lock(labels, FIXED_CUT)
+        for output in range(len(step.outputs)):
+            flow.set(step, labels.select(axis, output), output)
+        return
+    sizes = [flow.tape.shapes[out][axis] for out in step.outputs]
     parts = list(labels.split(sizes, dim=axis))
-    if len(set(sizes)) == 1 and step.name in {"split", "chunk"}:
+    if len(set(sizes)) == 1:
         for part in parts[1:]:
             flow.book.tie(parts[0], part)
     else:
-        flow.book.lock(labels, "is cut at a fixed channel")
+        flow.book.lock(labels, FIXED_CUT)
     for output, part in enumerate(parts):
-        flow.set(step, part.squeeze(axis) if step.name == "unbind" else part, output)
+        flow.set(step, part, output)
 
 
-@on("slice", "select", "narrow", "index_select")
+@on("slice", "select", "narrow")
 def cut(flow: Flow, step: Step) -> None:
-    """A part of an axis. Along channels the place is fixed in the code, so those channels stay."""
-    if isinstance(flow.get(step.reads[0]), WeightLabels) and flow.tape.shapes[step.reads[0]] == flow.tape.shapes.get(
-        step.outputs[0]
-    ):
-        same(flow, step)
+    """A part of an axis. Of channels, only one of equal parts (a half by its size) may be taken: the parts are tied."""
+    before, after = flow.tape.shapes[step.reads[0]], flow.tape.shapes[step.outputs[0]]
+    source = flow.get(step.reads[0])
+    axis = (int(step.args[1]) if len(step.args) > 1 else 0) % len(before)
+    if isinstance(source, WeightLabels) and (before == after or source.dims[axis] is None):
+        dims = source.dims if step.name != "select" else source.dims[:axis] + source.dims[axis + 1 :]
+        flow.set(step, WeightLabels(dims))
         return
     labels = flow.activation(step.reads[0])
-    axis = (int(step.args[1]) if len(step.args) > 1 else 0) % labels.dim()
-    if labels.shape[axis] == 1:
+    if labels.shape[axis] == 1 or before == after:
         flow.set(step, labels.squeeze(axis) if step.name == "select" else labels)
+    elif step.name == "select":
+        if varying(labels) == [axis]:
+            flow.book.lock(labels, FIXED_CUT)
+        flow.set(step, labels.select(axis, int(step.args[2])))
+    else:
+        flow.set(step, _part(flow, step, labels, axis, before[axis], after[axis]))
+
+
+def _part(flow: Flow, step: Step, labels: Tensor, axis: int, whole: int, size: int) -> Tensor:
+    start = step.args[2] if len(step.args) > 2 and step.args[2] is not None else 0
+    start = max(0, start + whole if start < 0 else start)
+    stride = step.args[4] if step.name == "slice" and len(step.args) > 4 else 1
+    if size and stride == 1 and whole % size == 0 and start % size == 0:
+        for part in labels.split(size, dim=axis)[1:]:
+            flow.book.tie(labels.narrow(axis, 0, size), part)
+    else:
+        flow.book.lock(labels, FIXED_CUT)
+    moved: Tensor = torch.ops.aten.slice(labels, axis, start, start + size * stride, stride)
+    return moved
+
+
+@on("index", "index_select", "gather")
+def index(flow: Flow, step: Step) -> None:
+    """Picking positions leaves channels alone; picking channels needs the index, which a buffer may tell."""
+    rank = len(flow.tape.shapes[step.outputs[0]])
+    source = flow.get(step.reads[0])
+    if step.name == "index":
+        taken = [axis for axis, value in enumerate(step.args[1]) if value is not None]
+        picked = {axis: flow.tape.shapes[slot_of(step.args[1][axis])] for axis in taken}
+    elif step.name == "index_select":
+        taken = [int(step.args[1]) % len(flow.tape.shapes[step.reads[0]])]
+        picked = {taken[0]: flow.tape.shapes[slot_of(step.args[2])]}
+    else:
+        unknown(flow, step)
         return
-    if flow.tape.shapes[step.reads[0]] == flow.tape.shapes[step.outputs[0]]:
-        flow.set(step, labels)
+    if isinstance(source, WeightLabels):
+        rest = [axis for axis in source.named if axis not in taken]
+        labels = flow.along_dim(source, rest[0]) if len(rest) == 1 else flow.activation(step.reads[0])
+    else:
+        labels = source
+    if any(labels.shape[axis] > 1 for axis in taken):
+        flow.book.lock(labels, "an index picks some of its channels")
+        flow.set(step, _chosen(flow, step, labels, taken, rank))
         return
-    flow.book.lock(labels, "is cut at a fixed channel")
-    moved = torch.ops.aten.slice(labels, axis, *step.args[2:]) if step.name == "slice" else None
-    flow.set(step, moved if moved is not None else no_labels(len(flow.tape.shapes[step.outputs[0]])))
+    narrow = [None if axis not in picked else torch.zeros(picked[axis], dtype=torch.int64) for axis in range(len(labels.shape))]
+    result: Any = torch.ops.aten.index(labels, narrow)
+    flow.set(step, compact(result))
+
+
+def _chosen(flow: Flow, step: Step, labels: Tensor, taken: list[int], rank: int) -> Tensor:
+    """Labels of the channels that a buffer's numbers pick, as far as they can be known."""
+    slot = slot_of(step.args[2]) if step.name == "index_select" else slot_of(step.args[1][taken[0]])
+    name = flow.tape.state.get(slot)
+    if name is None or flow.constant is None or len(taken) != 1 or len(flow.tape.shapes[slot]) != 1:
+        return no_labels(rank)
+    return labels.index_select(taken[0], flow.constant(name).cpu())
 
 
 @on("constant_pad_nd")
@@ -179,13 +291,15 @@ def pad(flow: Flow, step: Step) -> None:
     """Padding beside channels is of fixed width: those new places stay."""
     labels = flow.activation(step.reads[0])
     amounts = list(step.args[1])
-    for index in range(len(amounts) // 2):
-        axis = labels.dim() - 1 - index
+    for number in range(len(amounts) // 2):
+        axis = labels.dim() - 1 - number
         if labels.shape[axis] == 1 and not (axis == 1 and flow.tape.shapes[step.reads[0]][1] == 1):
             continue
-        before, after = int(amounts[2 * index]), int(amounts[2 * index + 1])
+        before, after = int(amounts[2 * number]), int(amounts[2 * number + 1])
         if before < 0 or after < 0:
-            flow.book.lock(labels, "is cut at a fixed channel")
+            flow.book.lock(labels, FIXED_CUT)
+            flow.set(step, no_labels(labels.dim()))
+            return
         pieces = [labels]
         for count, front in ((before, True), (after, False)):
             if count > 0:
@@ -198,15 +312,21 @@ def pad(flow: Flow, step: Step) -> None:
     flow.set(step, labels)
 
 
-@on("pixel_shuffle")
+@on("pixel_shuffle", "pixel_unshuffle")
 def pixel_shuffle(flow: Flow, step: Step) -> None:
-    """r x r channels become one: they leave together."""
-    channels = flow.along(step.reads[0], 1, "pixel shuffle")
+    """Shuffle: r x r channels become one and leave together. Unshuffle: one becomes r x r that do."""
+    channels = flow.along(step.reads[0], 1, step.name.replace("_", " "))
+    rank, square = len(flow.tape.shapes[step.outputs[0]]), int(step.args[1]) ** 2
     if channels is None:
+        flow.set(step, no_labels(rank))
         return
-    rows = channels.reshape(-1, int(step.args[1]) ** 2)
-    flow.book.tie(rows[:, :1], rows)
-    flow.set(step, rows[:, 0].reshape(1, -1, 1, 1))
+    if step.name == "pixel_unshuffle":
+        made = channels.repeat_interleave(square)
+    else:
+        rows = channels.reshape(-1, square)
+        flow.book.tie(rows[:, :1], rows)
+        made = rows[:, 0]
+    flow.set(step, made.reshape(1, -1, 1, 1))
 
 
 @on("as_strided")

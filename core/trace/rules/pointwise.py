@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 
 from core.trace.graph import Step
-from core.trace.labels import WeightLabels, compact, no_labels
+from core.trace.labels import Dim, WeightLabels, compact, no_labels, tied_along, varying
 from core.trace.rules.flow import ANY_POINTWISE, Flow, on
 
 POINTWISE_UNTAGGED = {
     "hardswish", "hardtanh", "hardsigmoid", "prelu", "_prelu_kernel", "dropout", "where", "copysign", "copy",
-    "zeros_like", "ones_like", "full_like", "empty_like",
+    "zero", "fill", "bernoulli", "normal", "uniform", "zeros_like", "ones_like", "full_like", "empty_like",
 }  # fmt: skip
 SAME = {"clone", "detach", "alias", "lift_fresh_copy", "_to_copy", "contiguous", "to", "native_dropout"}
 SPATIAL = {
@@ -34,26 +34,43 @@ def spatial(flow: Flow, step: Step) -> None:
     """Pooling and resizing: channels pass, each alone."""
     labels = flow.activation(step.reads[0])
     if any(size > 1 for size in labels.shape[2:]):
-        flow.book.lock(labels, f"{step.name} runs across channels")
-        return
+        if labels.shape[1] == 1:
+            flow.book.lock(labels, f"{step.name} runs across channels")
+            flow.set(step, no_labels(labels.dim()))
+            return
+        for axis in range(2, labels.dim()):
+            labels = tied_along(labels, axis, flow.book)
     for output in range(len(step.outputs)):
         flow.set(step, labels, output)
 
 
 @on(*REDUCTIONS)
 def reduce(flow: Flow, step: Step) -> None:
-    """Sums over space keep the channels; sums over channels lock them."""
+    """Sums over space keep the channels; sums over channels lock them; sums over rows of channels tie the rows."""
     slot = step.reads[0]
-    labels = flow.activation(slot)
-    rank = labels.dim()
+    source = flow.get(slot)
+    rank = len(flow.tape.shapes[slot])
     dims = next((arg for arg in step.args[1:] if isinstance(arg, list | tuple)), None)
     if dims is None:
         dims = [step.args[1]] if len(step.args) > 1 and step.name != "linalg_vector_norm" else list(range(rank))
-    axes = sorted({int(dim) % rank for dim in dims} or range(rank))
-    if any(labels.shape[axis] > 1 for axis in axes):
-        flow.book.lock(labels, f"{step.name} runs over channels")
-        return
+    axes = sorted({int(dim) % rank for dim in dims if isinstance(dim, int)} or range(rank))
     kept_dim = len(flow.tape.shapes[step.outputs[0]]) == rank
+    if isinstance(source, WeightLabels) and len(source.named) > 1:
+        for axis in axes:
+            flow.book.freeze(source.dims[axis], "its layer's weights are normalised over all that they read")
+        left = [None if axis in axes else dim for axis, dim in enumerate(source.dims)]
+        kept = tuple(left if kept_dim else [dim for axis, dim in enumerate(left) if axis not in axes])
+        for output in range(len(step.outputs)):
+            flow.set(step, WeightLabels(kept), output)
+        return
+    labels = flow.activation(slot)
+    lies = varying(labels)
+    inside = [axis for axis in lies if axis in axes]
+    if inside and len(inside) == len(lies):
+        flow.book.lock(labels, f"{step.name} runs over channels")
+        labels = no_labels(rank)
+    for axis in inside:
+        labels = tied_along(labels, axis, flow.book)
     for output in range(len(step.outputs)):
         flow.set(step, labels if kept_dim else labels.squeeze(tuple(axes)), output)
 
@@ -63,52 +80,98 @@ def pointwise(flow: Flow, step: Step) -> None:
     """Position by position: channels that meet are tied."""
     shape = flow.tape.shapes[step.outputs[0]]
     rank = len(shape)
+    sources = [(slot, flow.get(slot)) for slot in dict.fromkeys(step.reads)]
+    if sources and all(isinstance(labels, WeightLabels) or _empty(labels) for _, labels in sources):
+        weights_only = [(slot, labels) for slot, labels in sources if isinstance(labels, WeightLabels)]
+        if any(len(labels.named) > 1 for _, labels in weights_only):
+            flow.set(step, _weights(flow, step, weights_only, rank))
+            return
     operands: list[Tensor] = []
     weights: list[WeightLabels] = []
     fixed: list[int] = []
-    for slot in dict.fromkeys(step.reads):
-        labels = flow.get(slot)
-        as_tensor = labels.compact() if isinstance(labels, WeightLabels) else labels
-        if as_tensor is None:
-            assert isinstance(labels, WeightLabels)
-            weights.append(labels)
+    for slot, labels in sources:
+        if isinstance(labels, WeightLabels):
+            if labels.named:
+                weights.append(labels)
             continue
-        as_tensor = as_tensor.reshape((1,) * (rank - as_tensor.dim()) + tuple(as_tensor.shape))
-        operands.append(as_tensor)
-        if not bool((as_tensor > 0).any()):
+        if len(labels.shape) < rank:
+            labels = labels.reshape((1,) * (rank - labels.dim()) + tuple(labels.shape))
+        if _empty(labels):
             fixed.append(slot)
-    labelled = [labels for labels in operands if bool((labels > 0).any())]
-    if not labelled:
-        for many in weights:
-            flow.book.lock(many, "a weight is used in a way that has no rule")
+        else:
+            operands.append(labels)
+    if not operands and weights:
+        many = [labels for labels in weights if len(labels.named) > 1]
+        for labels in many:
+            flow.book.lock(labels, "a weight is used in a way that has no rule")
+        single = [labels for labels in weights if len(labels.named) == 1]
+        operands = [flow.along_dim(labels, labels.named[0]) for labels in single]
+        operands = [labels.reshape((1,) * (rank - labels.dim()) + tuple(labels.shape)) for labels in operands]
+        weights = []
+    if not operands:
         flow.set(step, no_labels(rank))
         return
-    base = labelled[0]
-    for other in labelled[1:]:
-        flow.book.tie(base, other)
-        base, other = torch.broadcast_tensors(base, other)
-        base = compact(torch.where(base > 0, base, other))
+    base = operands[0]
+    for other in operands[1:]:
+        if other is not base:
+            flow.book.tie(base, other)
+            if base.shape != other.shape:
+                base, other = torch.broadcast_tensors(base, other)
+                base = compact(torch.where(base > 0, base, other))
     for slot in fixed:
         # A tensor of full width without channels of its own: its width would not follow.
         sizes = (1,) * (rank - len(flow.tape.shapes[slot])) + flow.tape.shapes[slot]
         if any(size > 1 and width > 1 for size, width in zip(base.shape, sizes, strict=True)):
             flow.book.lock(base, "meets a tensor of fixed width")
-    for many in weights:
-        _tie_weight(flow, base, many)
+    for labels in weights:
+        _join_weight(flow, base, labels)
     for output in range(len(step.outputs)):
         flow.set(step, base, output)
 
 
-def _tie_weight(flow: Flow, labels: Tensor, weight: WeightLabels) -> None:
-    """A weight with several dimensions (a position embedding) meets channels: tie the dimension they run along."""
-    varying = [axis for axis, size in enumerate(labels.shape) if size > 1]
-    axis = varying[0] - labels.dim() + len(weight.dims) if len(varying) == 1 else -1
-    vector = weight.dims[axis] if 0 <= axis < len(weight.dims) else None
-    if vector is None:
-        flow.book.lock(labels, "meets a weight in a way that has no rule")
-        flow.book.lock(weight, "meets a weight in a way that has no rule")
+def _empty(labels: Tensor) -> bool:
+    return labels.numel() == 1 and not int(labels.reshape(-1)[0])
+
+
+def _join_weight(flow: Flow, labels: Tensor, weight: WeightLabels) -> None:
+    """A weight (scale, position embedding) meets channels: join the dimension that they run along."""
+    axes = varying(labels)
+    offset = labels.dim() - len(weight.dims)
+    met = [axis for axis in axes if axis >= offset and weight.dims[axis - offset] is not None]
+    if not axes or not met:
+        if axes and weight.named:
+            flow.book.lock(weight, "scales positions of a fixed number")
         return
-    flow.book.tie(labels.reshape(-1), vector)
+    for axis in met:
+        if len(axes) == 1:
+            flow.book.join(labels.reshape(-1), weight.dims[axis - offset])
+        else:
+            known = flow.book.vector(weight.dims[axis - offset])
+            shape = [-1 if other == axis else 1 for other in range(labels.dim())]
+            if known is not None:
+                flow.book.tie(labels, known.reshape(shape))
+
+
+ZERO_STAYS = {"mul", "div", "neg", "clone", "copy", "abs", "sign", "round", "relu", "tanh"}
+
+
+def _weights(flow: Flow, step: Step, sources: list[tuple[int, WeightLabels]], rank: int) -> WeightLabels:
+    """Weights computed from weights (scaled, standardised). Inputs stay free only where a zero stays a zero."""
+    name = step.name.rstrip("_")
+    dims: list[Dim] = []
+    for axis in range(rank):
+        met = [labels.dims[axis - rank + len(labels.dims)] for _, labels in sources if axis >= rank - len(labels.dims)]
+        here = list(dict.fromkeys(dim for dim in met if dim is not None))
+        alone = len(here) == 1 and len([dim for dim in met if dim is not None]) == len(step.reads)
+        if name not in ZERO_STAYS and not alone:
+            for dim in here:
+                flow.book.freeze(dim, "its layer's weights are shifted before use")
+        for dim in here[1:]:
+            first = flow.book.vector(here[0])
+            if first is not None:
+                flow.book.join(first, dim)
+        dims.append(here[0] if here else None)
+    return WeightLabels(tuple(dims))
 
 
 @on("new_zeros", "new_ones", "new_full", "new_empty")

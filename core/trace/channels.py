@@ -1,0 +1,93 @@
+"""From a network and one input to its trace: record, label, group, try."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from core.errors import TraceError
+from core.records import Group, Trace
+from core.trace.graph import record_tape
+from core.trace.groups import group_channels
+from core.trace.labels import LabelBook
+from core.trace.layers.heads import why_heads_stay
+from core.trace.layout import Layout
+from core.trace.rules import Flow
+from core.trace.trial import find_fault
+
+ONE_WIDTH = (nn.RNNBase, nn.RNNCellBase)
+TRIALS = 12  # how often groups at fault are locked one after the other before all are
+
+
+def trace_channels(module: nn.Module, example: Tensor, *, mixing: bool = False) -> Trace:
+    """Find which channels of ``module`` hang together.
+
+    example: an input of the shape the network takes, batch first (only its shape matters). The module is run on
+    shape-only tensors and is not changed. ``mixing``: also let channels leave that a normalisation runs over (layer
+    norm, ConvNeXt); what is left then differs from the masked network. Raises TraceError when it does not run.
+    """
+    tape = record_tape(module, example[:1])
+    buffers = dict(module.named_buffers())
+    flow = Flow(tape, constant=buffers.__getitem__)
+    flow.run()
+    _label_training_branches(flow, module, example)
+    _lock_fixed_modules(flow.book, module)
+    called = tape.called - _sharing(module)
+    groups, layout = group_channels(flow.book, called, mixing=mixing)
+    for trial in range(TRIALS if tape.shape_only else 0):
+        fault = find_fault(module, example[:1], flow, groups, layout)
+        if fault is None:
+            break
+        at_fault = fault.groups if trial < TRIALS - 1 else tuple(layout.first)
+        _lock_groups(flow.book, groups, layout, at_fault, fault.reason)
+        groups, layout = group_channels(flow.book, called, mixing=mixing)
+    return Trace(
+        module, groups, dict(flow.unknown), tape, example[:1].detach(), flow, layout, tuple(dict.fromkeys(flow.book.norms))
+    )
+
+
+def _label_training_branches(flow: Flow, module: nn.Module, example: Tensor) -> None:
+    """Layers that only run in training (auxiliary heads) read channels too, and must follow."""
+    seen = set(flow.tape.state.values())
+    if all(name in seen for name, _ in module.named_parameters()):
+        return
+    try:
+        tape = record_tape(module, example[:1].expand(2, *example.shape[1:]), training=True)
+    except TraceError:
+        return  # a network that cannot train has no such branches to keep
+    branches = Flow(tape, flow.book, flow.constant)
+    branches.run()
+    flow.unknown.update({name: count for name, count in Counter(branches.unknown).items() if name not in flow.unknown})
+
+
+def _lock_fixed_modules(book: LabelBook, module: nn.Module) -> None:
+    """These modules use one width for everything they hold, so no part of it can leave alone."""
+    for path, layer in module.named_modules():
+        reason = f"{type(layer).__name__} has one fixed width" if isinstance(layer, ONE_WIDTH) else why_heads_stay(layer)
+        if reason is not None:
+            prefix = f"{path}." if path else ""
+            for name, dim in list(book.weights):
+                if name.startswith(prefix):
+                    book.lock(book.weights[name, dim], reason)
+
+
+def _lock_groups(
+    book: LabelBook, groups: tuple[Group, ...], layout: Layout, at_fault: tuple[str, ...], reason: str
+) -> None:
+    for group in groups:
+        if group.id in at_fault:
+            start = layout.first[group.id]
+            here = (layout.unit_of_label >= start) & (layout.unit_of_label < start + group.units)
+            book.lock(torch.from_numpy(np.flatnonzero(here)), reason)
+
+
+def _sharing(module: nn.Module) -> frozenset[str]:
+    """Layers whose weight another layer holds as well: neither can choose its inputs alone."""
+    holders: dict[int, list[str]] = {}
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        if name.endswith(".weight"):
+            holders.setdefault(id(parameter), []).append(name.removesuffix(".weight"))
+    return frozenset(layer for layers in holders.values() if len(layers) > 1 for layer in layers)

@@ -1,0 +1,1 @@
+"""How layers follow when their weights lose channels."""

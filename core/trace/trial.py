@@ -1,0 +1,179 @@
+"""Try the narrowed structure before anybody plans with it.
+
+Labels know what operators do, not what the code around them says: ``x.view(-1, 400)`` repeats a width that no weight
+tells. So all prunable groups are narrowed at once on shape-only tensors, the network runs, and every tensor must have
+the shape its labels promise. The first that has not names the groups at fault.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from core.records import Group
+from core.trace import shapes
+from core.trace.copies import copy_with
+from core.trace.graph import Step, plain_attention
+from core.trace.labels import WeightLabels
+from core.trace.layers.attributes import follow_sizes
+from core.trace.layout import Layout
+from core.trace.rules import Flow
+
+
+@dataclass(frozen=True)
+class Fault:
+    """The groups whose width the code repeats, and how that showed."""
+
+    groups: tuple[str, ...]
+    reason: str
+
+
+class _Differs(Exception):
+    """A tensor has another shape than its labels promise."""
+
+
+def find_fault(module: nn.Module, example: Tensor, flow: Flow, groups: tuple[Group, ...], layout: Layout) -> Fault | None:
+    """Narrow every prunable group to about half and run; None when everything follows."""
+    narrowed = [group for group in groups if group.prunable and group.gather_of is None]
+    if not narrowed:
+        return None
+    stays = np.ones(layout.units + 1, dtype=bool)
+    for group in narrowed:
+        start = layout.first[group.id]
+        stays[start + (group.units + 1) // 2 : start + group.units] = False
+    trial = _narrow(module, layout, stays, example)
+    watch = _Watch(flow, layout, stays)
+    # Layers may complain in any way of their own about a width they did not expect.
+    try:
+        with plain_attention(), torch.no_grad(), watch:
+            result = trial(example.to("meta"))
+        if _shapes(result) == [flow.tape.shapes[slot] for slot in flow.tape.output_slots]:
+            return None
+        said = "the output changes its shape"
+    except Exception as error:
+        said = "" if isinstance(error, _Differs) else (str(error).splitlines() or [type(error).__name__])[0]
+    return _blame(flow, layout, stays, watch.done, narrowed, said)
+
+
+def _narrow(module: nn.Module, layout: Layout, stays: np.ndarray, example: Tensor) -> nn.Module:
+    live = layout.counts @ stays.astype(np.int64)
+    sizes: dict[str, dict[int, int]] = {}
+    for (name, axis), vector in layout.vector_of.items():
+        if live[vector] != len(layout.vectors[vector]):
+            sizes.setdefault(name, {})[axis] = int(live[vector])
+
+    def empty(name: str, tensor: Tensor) -> Tensor:
+        if name not in sizes:
+            return torch.empty_like(tensor, device="meta")
+        shape = [sizes[name].get(axis, size) for axis, size in enumerate(tensor.shape)]
+        return torch.empty(shape, dtype=tensor.dtype, device="meta")
+
+    trial = copy_with(module, empty, loose=lambda tensor: tensor.detach()).eval()
+    follow_sizes(trial, module, sizes, example)
+    return trial
+
+
+class _Watch(TorchDispatchMode):
+    """Follows the tape step by step and stops where a shape is not the promised one."""
+
+    def __init__(self, flow: Flow, layout: Layout, stays: np.ndarray) -> None:
+        super().__init__()
+        self.flow, self.layout, self.stays = flow, layout, stays
+        self.done = 0
+        self.in_step = True
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = shapes.run(func, args, kwargs or {})
+        steps = self.flow.tape.steps
+        # Narrow tensors may be laid out otherwise, and then other moves run: from there on only the end is compared.
+        self.in_step = self.in_step and self.done < len(steps) and steps[self.done].op is func
+        if self.in_step:
+            step = steps[self.done]
+            for slot, shape in zip(step.outputs, _shapes(result), strict=False):
+                if slot in self.flow.slots and shape != promised(self.flow, self.layout, self.stays, slot):
+                    raise _Differs
+            self.done += 1
+        return result
+
+
+def _shapes(result: Any) -> list[tuple[int, ...]]:
+    leaves = [result] if isinstance(result, Tensor) else tree_leaves(_plain(result))
+    return [tuple(leaf.shape) for leaf in leaves if isinstance(leaf, Tensor)]
+
+
+def _plain(result: Any) -> Any:
+    return dict(result) if isinstance(result, Mapping) else result
+
+
+def promised(flow: Flow, layout: Layout, stays: np.ndarray, slot: int) -> tuple[int, ...]:
+    """The shape that labels promise for a tensor of the tape when only some units stay."""
+    dense = flow.tape.shapes[slot]
+    labels = flow.get(slot)
+    if isinstance(labels, WeightLabels):
+        return tuple(
+            int(stays[layout.vectors[layout.vector_of[dim]]].sum()) if isinstance(dim, tuple) and dim in layout.vector_of
+            else size
+            for size, dim in zip(dense, labels.dims, strict=True)
+        )  # fmt: skip
+    if labels.numel() == 1:
+        return dense
+    mask = stays[layout.unit_of_label[labels.numpy()]]
+    if mask.all():
+        return dense
+    if mask.ndim - mask.shape.count(1) == 1:
+        return tuple(int(mask.sum()) if size > 1 else whole for size, whole in zip(mask.shape, dense, strict=True))
+    others = [tuple(other for other in range(mask.ndim) if other != axis) for axis in range(mask.ndim)]
+    return tuple(
+        int(mask.any(axis=others[axis]).sum()) if mask.shape[axis] > 1 else whole for axis, whole in enumerate(dense)
+    )
+
+
+def _blame(
+    flow: Flow, layout: Layout, stays: np.ndarray, done: int, narrowed: list[Group], said: str
+) -> Fault:
+    """The narrowed groups whose channels the failing step reads; the nearest before it; at worst all."""
+    steps = flow.tape.steps
+    for number in range(min(done, len(steps) - 1), max(-1, done - 12), -1):
+        step = steps[number]
+        activations = [slot for slot in step.reads if slot not in flow.tape.state]
+        for slots in (activations, step.reads, step.outputs):
+            found = _narrow_groups(flow, layout, stays, slots, narrowed)
+            if found:
+                return Fault(found, f"its code fixes this width ({_at(step, flow)})")
+    everything = tuple(group.id for group in narrowed)
+    return Fault(everything, f"the network does not run when narrowed: {said}"[:160])
+
+
+def _at(step: Step, flow: Flow) -> str:
+    to = " x ".join(str(size) for size in flow.tape.shapes[step.outputs[0]]) if step.outputs else ""
+    return f"{step.name} to {to}" if to else step.name
+
+
+def _narrow_groups(
+    flow: Flow, layout: Layout, stays: np.ndarray, slots: tuple[int, ...] | list[int], narrowed: list[Group]
+) -> tuple[str, ...]:
+    units: set[int] = set()
+    for slot in slots:
+        labels = flow.slots.get(slot)
+        if isinstance(labels, WeightLabels):
+            vectors = [layout.vectors[layout.vector_of[d]] for d in labels.dims if isinstance(d, tuple) and d in layout.vector_of]
+        elif labels is not None:
+            vectors = [layout.unit_of_label[labels.numpy()].reshape(-1)]
+        else:
+            vectors = []
+        for vector in vectors:
+            units.update(np.unique(vector[~stays[vector]]).tolist())
+    return tuple(
+        group.id
+        for group in narrowed
+        if any(layout.first[group.id] <= unit < layout.first[group.id] + group.units for unit in units)
+    )
+
+
