@@ -79,7 +79,7 @@ def test_input_is_untouched(net: ZooNet) -> None:
 
 
 class WidthInTheCode(nn.Module):
-    """Its width is written in the code, where no trace can see it: found only when the smaller network runs."""
+    """Its width is written in the code, where no label can see it: found by trying."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -91,8 +91,30 @@ class WidthInTheCode(nn.Module):
         return self.conv3(self.conv2(x.reshape(x.shape[0], 6, *x.shape[2:])))
 
 
+class WidthAsValue(nn.Module):
+    """It computes with its width, so that a narrower one is another function: found by comparing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(3, 6, 3, padding=1), nn.Conv2d(6, 4, 1)
+        self.conv3 = nn.Conv2d(4, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv1(x)
+        return self.conv3(self.conv2(x / x.shape[1]))
+
+
+def test_a_width_in_the_code_is_locked() -> None:
+    module = WidthInTheCode()
+    trace = trace_channels(module, images((1, 3, 8, 8), 1))
+    assert [group.id for group in trace.prunable] == ["conv2"]
+    assert str(trace.group("conv1").reason).startswith("its code fixes this width (")
+    fine = Plan({"conv2": (0, 1)})
+    assert prune_model(module, trace, fine)(images((1, 3, 8, 8), 2)).shape == (2, 2, 8, 8)
+
+
 def test_input_is_untouched_after_failure() -> None:
-    module = WidthInTheCode().train()
+    module = WidthAsValue().train()
     example = images((1, 3, 8, 8), 1)
     trace = trace_channels(module, example)
     before = state_of(module)
@@ -106,9 +128,9 @@ def test_input_is_untouched_after_failure() -> None:
 
 
 def test_the_group_at_fault_is_named() -> None:
-    module = WidthInTheCode()
+    module = WidthAsValue()
     trace = trace_channels(module, images((1, 3, 8, 8), 1))
-    with pytest.raises(PruneError, match="Group conv1: pruned alone, the network does not run"):
+    with pytest.raises(PruneError, match="Group conv1: pruned alone, the network differs from the masked network"):
         prune_model(module, trace, random_plan(trace, 0.5, 0))
     fine = Plan({"conv2": (0, 1)})
     assert prune_model(module, trace, fine)(images((1, 3, 8, 8), 2)).shape == (2, 2, 8, 8)

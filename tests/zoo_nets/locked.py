@@ -160,8 +160,7 @@ class BorderCleared(_Middle):
 
 # conv1 162 + 6 bias (held as direction and length: 6 more), conv2 28, fc 15.
 @zoo(
-    3, 8, 8, groups={"conv2": 4}, locked={"fc": "output"}, macs=MACS, params=217,
-    unknown={"_weight_norm_interface": 1},
+    3, 8, 8, groups={"conv1": 6, "conv2": 4}, locked={"fc": "output"}, macs=MACS, params=217,
 )  # fmt: skip
 class WeightNormed(_Middle):
     """A weight that is computed from others at every call has no place to cut."""

@@ -240,7 +240,7 @@ def _part(flow: Flow, step: Step, labels: Tensor, axis: int, whole: int, size: i
     start = step.args[2] if len(step.args) > 2 and step.args[2] is not None else 0
     start = max(0, start + whole if start < 0 else start)
     stride = step.args[4] if step.name == "slice" and len(step.args) > 4 else 1
-    if size and stride == 1 and whole % size == 0 and start % size == 0:
+    if size > 1 and stride == 1 and whole % size == 0 and start % size == 0:
         for part in labels.split(size, dim=axis)[1:]:
             flow.book.tie(labels.narrow(axis, 0, size), part)
     else:

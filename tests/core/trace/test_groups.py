@@ -27,11 +27,11 @@ def units_of(group: Group, tensor: str, dim: int) -> list[int]:
 def test_groups_are_the_hand_worked_ones(net: ZooNet) -> None:
     trace = trace_channels(net.build(), net.example)
     assert {group.id: group.units for group in trace.prunable} == dict(net.groups)
-    locked = {group.id: group.reason for group in trace.groups if not group.prunable}
+    locked = {group.id: group.reason for group in trace.coupled if not group.prunable}
     assert set(locked) == set(net.locked)
     for name, part in net.locked.items():
         assert part in (locked[name] or ""), f"{name}: {locked[name]}"
-    assert {group.id: group.layers for group in trace.groups if len(group.layers) > 1} == dict(net.members)
+    assert {group.id: group.layers for group in trace.coupled if len(group.layers) > 1} == dict(net.members)
     assert dict(trace.unknown) == dict(net.unknown)
 
 
@@ -42,7 +42,7 @@ def test_members_fit_the_weights(net: ZooNet) -> None:
     trace = trace_channels(module, net.example)
     state = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     owner: dict[tuple[str, int], Tensor] = {}
-    for group in trace.groups:
+    for group in trace.coupled:
         assert group.reason is None if group.prunable else group.reason
         for member in group.members:
             key = (member.tensor, member.dim)
@@ -122,7 +122,7 @@ def test_recurrent_layers_keep_their_width(kind: type[nn.RNNBase]) -> None:
     randomise(module)
     trace = trace_channels(module.eval(), images((1, 3, 8, 8), 1))
     assert trace.prunable == ()
-    assert all(group.reason for group in trace.groups)
+    assert all(group.reason for group in trace.coupled)
 
 
 def test_one_channel_groups_are_locked_by_arithmetic() -> None:

@@ -126,12 +126,28 @@ def test_compact_drops_axes_that_do_not_change() -> None:
     assert compact(torch.ones(2, 2, dtype=torch.int64)).shape == (1, 1)
 
 
-def test_a_weight_is_an_ordinary_tensor_only_with_one_labelled_dimension() -> None:
+def test_a_weight_names_its_dimensions() -> None:
     book = LabelBook()
-    assert book.weight("bias", (3,)).compact().tolist() == [1, 2, 3]  # type: ignore[union-attr]
-    assert book.weight("scale", (3, 1, 1)).compact().shape == (3, 1, 1)  # type: ignore[union-attr]
-    assert book.weight("kernel", (3, 2)).compact() is None
-    assert WeightLabels((None, None)).compact().tolist() == [[0]]  # type: ignore[union-attr]
+    assert book.weight("bias", (3,)).named == [0]
+    assert book.weight("scale", (3, 1, 1)).named == [0]
+    assert book.weight("kernel", (3, 2)).named == [0, 1]
+    assert WeightLabels((None, None)).named == []
+    assert not book.weights, "nothing has met them yet"
+
+
+def test_a_weight_takes_the_labels_that_meet_it_first() -> None:
+    book = LabelBook()
+    book.weight("bias", (3,))
+    channels = book.fresh(3)
+    book.join(channels, ("bias", 0))
+    assert book.weights["bias", 0] is channels and not book.edges
+    others = book.fresh(3)
+    book.join(others, ("bias", 0))
+    assert len(book.edges) == 1
+    book.freeze(("late", 0), "because")
+    book.weight("late", (3,))
+    book.join(others, ("late", 0))
+    assert book.reasons(book.resolve())[0]
 
 
 def test_ties_and_locks_spread() -> None:
@@ -140,7 +156,9 @@ def test_ties_and_locks_spread() -> None:
     book.tie(a, b)
     book.tie(b[:1], c)
     book.lock(c[2:], "because")
-    unit_of, reasons = book.resolve()
+    unit_of = book.resolve()
+    reasons, mixed = book.reasons(unit_of)
+    assert not mixed
     assert unit_of[a[0]] == unit_of[b[0]] == unit_of[c[0]] == unit_of[c[2]]
     assert unit_of[a[1]] == unit_of[b[1]] != unit_of[a[0]]
     assert reasons == {int(unit_of[a[0]]): "because"}
