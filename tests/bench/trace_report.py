@@ -1,0 +1,331 @@
+"""What bench_trace.py says of its results: a line per network, the bars, a Markdown table, a chart of both times."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping
+from html import escape
+from pathlib import Path
+from typing import Any
+
+Entry = Mapping[str, Any]
+TOLERANCE = 1e-4
+SMALLEST_EFFECT = 1e-3  # below this, masking changed so little that "pruned = masked" would say nothing
+TORCHVISION_NETS, TIMM_NETS, TIMM_BAR = 80, 40, 38
+MEDIAN_RATIO, MEMORY_MB, COST_MS = 5.0, 200.0, 2.0
+TOTALS_S = {"torchvision/densenet201": 2.0, "torchvision/resnet50": 0.25}
+COST_MODEL = "torchvision/resnet152"
+
+
+# --- one network
+
+
+def failure(ours: Entry) -> str | None:
+    """Why this network does not count as ok and exact at every seed; None when it does."""
+    if ours.get("error"):
+        return str(ours["error"])
+    if not ours.get("prunable"):
+        return "nothing prunable was found"
+    for seed, found in enumerate(ours.get("seeds", ())):
+        if found.get("error"):
+            return f"seed {seed}: {found['error']}"
+        if not found["exact"] <= TOLERANCE:
+            return f"seed {seed}: pruned differs from masked by {found['exact']:.1e}"
+        if not found["finite"] or found["effect"] < SMALLEST_EFFECT:
+            return f"seed {seed}: says nothing, masking changed the output by only {found['effect']:.1e}"
+        if not found["count_agrees"]:
+            return f"seed {seed}: count_cost and the built network disagree on parameters"
+    return None if ours.get("seeds") else "no seed was run"
+
+
+def total_s(ours: Entry, *, verified: bool = True) -> float | None:
+    """Seconds to trace, plan and prune."""
+    prune = ours.get("prune_s" if verified else "prune_unverified_s")
+    return None if prune is None or "trace_s" not in ours else ours["trace_s"] + prune
+
+
+def peer_runs(peer: Entry) -> bool:
+    return bool(peer.get("ok") and peer.get("forwards"))
+
+
+def ratio(entry: Entry, *, verified: bool = True) -> float | None:
+    """Peer's seconds over ours, where both can do the network."""
+    mine = total_s(entry.get("ours", {}), verified=verified)
+    return entry["peer"]["total_s"] / mine if mine and peer_runs(entry.get("peer", {})) else None
+
+
+def worst(ours: Entry, key: str) -> float | None:
+    found = [seed[key] for seed in ours.get("seeds", ()) if key in seed]
+    return (max if key == "exact" else min)(found) if found else None
+
+
+def progress_line(name: str, entry: Entry) -> str:
+    words = [f"{name:40}"]
+    if ours := entry.get("ours"):
+        why = failure(ours)
+        words.append(
+            f"ours {seconds(total_s(ours)):>7} s (unverified {seconds(total_s(ours, verified=False))}) "
+            f"error {power(worst(ours, 'exact'))} effect {power(worst(ours, 'effect'))} "
+            f"{ours.get('prunable', '-')}/{ours.get('groups', '-')} groups, {share(ours.get('params_left'))} left, "
+            f"{number(ours.get('trace_mb'))} MB  {'ok' if why is None else 'FAILED: ' + why[:160]}"
+        )
+    if peer := entry.get("peer"):
+        verdict = "ok" if peer_runs(peer) else "fails: " + str(peer.get("error"))[:120]
+        words.append(f"peer {seconds(peer.get('total_s')):>7} s {verdict}")
+    if (value := ratio(entry)) is not None:
+        words.append(f"ratio {value:.1f}")
+    return "  ".join(words)
+
+
+def seconds(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}" if value < 10 else f"{value:.1f}"
+
+
+def number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.0f}"
+
+
+def power(value: float | None) -> str:
+    return "-" if value is None else f"{value:.0e}"
+
+
+def share(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.0f} %"
+
+
+# --- the bars
+
+
+def bars(results: Mapping[str, Any]) -> tuple[list[str], bool]:
+    """A line per bar, and whether any was missed. A bar whose networks were not run is said to be open, not passed."""
+    models: Mapping[str, Entry] = results["models"]
+    lines: list[str] = []
+    missed = False
+
+    def judge(passed: bool | None, text: str) -> None:
+        nonlocal missed
+        missed |= passed is False
+        lines.append(f"{'PASS' if passed else 'OPEN' if passed is None else 'MISS'}  {text}")
+
+    families = (("torchvision", TORCHVISION_NETS, TORCHVISION_NETS), ("timm", TIMM_NETS, TIMM_BAR))
+    for family, size, bar in families:
+        run = {name: entry["ours"] for name, entry in models.items() if name.startswith(family) and "ours" in entry}
+        bad = {name: why for name, ours in run.items() if (why := failure(ours))}
+        done = f"{family}: {len(run) - len(bad)} of {len(run)} run ok and exact within {TOLERANCE:.0e} at every seed"
+        enough = len(run) - len(bad) >= bar if len(run) >= size else False if len(bad) > size - bar else None
+        judge(enough, f"{done} (bar {bar} of {size})")
+        lines += [f"      {name}: {why[:200]}" for name, why in bad.items()]
+    _speed(models, judge, lines)
+    for name, limit in TOTALS_S.items():
+        both = [total_s(models.get(name, {}).get("ours", {}), verified=verified) for verified in (True, False)]
+        text = f"{name}: trace + plan + prune {seconds(both[0])} s, without verification {seconds(both[1])} s"
+        judge(None if both[0] is None else both[0] < limit, f"{text} (bar {limit} s)")
+    took = models.get(COST_MODEL, {}).get("ours", {}).get("cost_ms")
+    text = f"count_cost of a changed plan, {COST_MODEL}: {'-' if took is None else f'{took:.2f}'} ms median of 200"
+    judge(None if took is None else took < COST_MS, f"{text} (bar {COST_MS:.0f} ms)")
+    memory = {
+        name: entry["ours"]["trace_mb"] for name, entry in models.items() if entry.get("ours", {}).get("trace_mb")
+    }
+    most = max(memory, key=lambda name: memory[name], default=None)
+    text = "peak extra memory of tracing: " + (f"at most {memory[most]:.0f} MB ({most})" if most else "-")
+    judge(memory[most] < MEMORY_MB if most else None, f"{text} (bar {MEMORY_MB:.0f} MB)")
+    return lines, missed
+
+
+def _speed(models: Mapping[str, Entry], judge: Any, lines: list[str]) -> None:
+    """Both bars on speed, with the verification that every call makes; the figures without it stand beside."""
+    for_free = [value for entry in models.values() if (value := ratio(entry, verified=False)) is not None]
+    ratios = {name: value for name, entry in models.items() if (value := ratio(entry)) is not None}
+    slower = sorted((name for name, value in ratios.items() if value < 1), key=lambda name: ratios[name])
+    text = f"slower than the peer on {len(slower)} of the {len(ratios)} networks it can do"
+    judge(
+        None if not ratios else not slower,
+        f"{text}; without verification on {sum(v < 1 for v in for_free)} (bar 0)",
+    )
+    lines += [f"      {name}: {ratios[name]:.2f} of the peer's speed" for name in slower]
+    middle, free = (statistics.median(found) if found else None for found in (ratios.values(), for_free))
+    text = f"{number1(middle)} times as fast as the peer at the median, without verification {number1(free)}"
+    judge(None if middle is None else middle >= MEDIAN_RATIO, f"{text} (bar {MEDIAN_RATIO:.0f})")
+    both = [entry for entry in models.values() if "peer" in entry]
+    if both:
+        lines.append(f"      the peer prunes and runs {sum(peer_runs(e['peer']) for e in both)} of {len(both)}")
+
+
+def number1(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"
+
+
+# --- table
+
+
+COLUMNS = (
+    "network", "ok", "error", "effect", "trace", "prune", "unchecked", "total", "MB", "groups", "parameters left",
+    "peer: graph", "peer: prune", "peer: total", "ratio",
+)  # fmt: skip
+
+
+def write_docs(results: Mapping[str, Any], lines: list[str], setting: str, folder: Path) -> list[Path]:
+    """The table and the chart; returns their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    table, chart = folder / "trace.md", folder / "trace.svg"
+    table.write_text(markdown(results["models"], lines, setting), encoding="utf-8")
+    chart.write_text(svg(results["models"]), encoding="utf-8")
+    return [table, chart]
+
+
+def markdown(models: Mapping[str, Entry], lines: list[str], setting: str) -> str:
+    text = [
+        "# Tracing and pruning, network by network",
+        "",
+        f"Written by `make bench-trace ARGS=--write-docs`. {setting}.",
+        "",
+        "Weights are random; every prunable group loses half its units at random. Times are seconds, the median of",
+        "three after a warm-up.",
+        "",
+        "- *error*: the largest difference between pruned and masked network, relative, over the seeds",
+        "- *effect*: how much masking changed the output, the smallest over the seeds",
+        "- *prune*: the plan, and `prune_model` with the check it always makes (pruned equals masked on one image)",
+        "- *unchecked*: the same without that check",
+        "- *MB*: how far tracing raised the process's memory",
+        "- *peer*: Torch-Pruning: graph, groups and pruner; then its pruning step, which checks nothing",
+        "- *ratio*: the peer's total over ours, checked",
+        "",
+        "![Seconds of both, network by network](trace.svg)",
+        "",
+        "```",
+        *lines,
+        "```",
+        "",
+        f"| {' | '.join(COLUMNS)} |",
+        "|---|---|" + "--:|" * (len(COLUMNS) - 2),
+        *(_row(name, entry) for name, entry in models.items()),
+    ]
+    notes = [f"- `{name}`: {why}" for name, entry in models.items() if (why := failure(entry.get("ours", {})))]
+    peers = [
+        f"- `{name}`: {entry['peer'].get('error', 'does not run')}"
+        for name, entry in models.items()
+        if "peer" in entry and not peer_runs(entry["peer"])
+    ]
+    for title, found in (("Where ours falls short", notes), ("Where the peer fails", peers)):
+        text += ["", f"## {title}", "", *(found or ["Nowhere."])]
+    return "\n".join(text) + "\n"
+
+
+def _row(name: str, entry: Entry) -> str:
+    ours, peer = entry.get("ours", {}), entry.get("peer", {})
+    locked = f"{ours.get('prunable', '-')} of {ours.get('groups', '-')}"
+    cells = [
+        name,
+        "yes" if failure(ours) is None else "no",
+        power(worst(ours, "exact")),
+        power(worst(ours, "effect")),
+        seconds(ours.get("trace_s")),
+        seconds(ours.get("prune_s")),
+        seconds(ours.get("prune_unverified_s")),
+        seconds(total_s(ours)),
+        number(ours.get("trace_mb")),
+        locked,
+        share(ours.get("params_left")),
+        seconds(peer.get("build_s")),
+        seconds(peer.get("step_s")),
+        seconds(peer.get("total_s")) if peer_runs(peer) else "fails",
+        number1(ratio(entry)),
+    ]
+    return "| " + " | ".join(cells) + " |"
+
+
+# --- chart
+
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 860, 620, 70, 130, 56, 64
+# Okabe and Ito's blue and orange, told apart by shape as well; both clear on white and on black.
+STYLE = """
+  text { font: 13px system-ui, sans-serif; fill: #333 } .small { font-size: 11px } .title { font-size: 16px }
+  .grid { stroke: #8886; stroke-width: .6 } .equal { stroke: #888; stroke-width: 1.6 }
+  .faster { stroke: #888; stroke-width: 1; stroke-dasharray: 5 4 }
+  .torchvision { fill: #0072b2; fill-opacity: .75 } .timm { fill: #e69f00; fill-opacity: .8 }
+  @media (prefers-color-scheme: dark) { text { fill: #ddd } .torchvision { fill: #56b4e9 } }
+"""
+
+
+def svg(models: Mapping[str, Entry]) -> str:
+    """Ours (down) against the peer's (across), both logarithmic; what the peer cannot do stands in a column apart."""
+    points = []
+    for name, entry in models.items():
+        mine, peer = total_s(entry.get("ours", {})), entry.get("peer", {})
+        if mine is not None and peer:
+            points.append((name, peer["total_s"] if peer_runs(peer) else None, mine))
+    times = [value for _, theirs, mine in points for value in (theirs, mine) if value] or [0.01, 10.0]
+    low, high = math.floor(math.log10(min(times))), math.ceil(math.log10(max(times)))
+    high = max(high, low + 1)
+
+    def x(value: float) -> float:
+        return LEFT + (math.log10(value) - low) / (high - low) * (WIDTH - LEFT - RIGHT)
+
+    def y(value: float) -> float:
+        return HEIGHT - BOTTOM - (math.log10(value) - low) / (high - low) * (HEIGHT - TOP - BOTTOM)
+
+    parts = [*_axes(low, high, x, y)]
+    apart = WIDTH - RIGHT + 50.0
+    for name, theirs, mine in points:
+        across = apart + 14 * (hash_of(name) - 0.5) if theirs is None else x(theirs)
+        told = "the peer fails" if theirs is None else f"peer {seconds(theirs)} s, {theirs / mine:.1f} times ours"
+        parts.append(_mark(name, across, y(mine), f"{name}: ours {seconds(mine)} s, {told}"))
+    for name in TOTALS_S:
+        for found, theirs, mine in points:
+            if found == name and theirs is not None:
+                label = name.partition("/")[2]
+                parts.append(f'<text class="small" x="{x(theirs) + 8:.1f}" y="{y(mine) - 8:.1f}">{label}</text>')
+    parts.append(f'<text class="small" x="{apart:.0f}" y="{TOP - 8}" text-anchor="middle">the peer fails</text>')
+    head = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
+        f'aria-label="Seconds to trace and prune {len(points)} networks, ours against Torch-Pruning">'
+    )
+    return "\n".join([head, f"<style>{STYLE}</style>", *parts, "</svg>"]) + "\n"
+
+
+def _axes(low: int, high: int, x: Any, y: Any) -> list[str]:
+    left, right, top, bottom = LEFT, WIDTH - RIGHT, TOP, HEIGHT - BOTTOM
+    parts = [
+        f'<text class="title" x="{left}" y="24">Seconds to trace, plan and prune: ours checked, the peer not</text>'
+    ]
+    for power_of_ten in range(low, high + 1):
+        value = 10.0**power_of_ten
+        parts += [
+            f'<path class="grid" d="M{x(value):.1f} {top}V{bottom}M{left} {y(value):.1f}H{right}"/>',
+            f'<text x="{x(value):.1f}" y="{bottom + 18}" text-anchor="middle">{value:g}</text>',
+            f'<text x="{left - 8}" y="{y(value) + 4:.1f}" text-anchor="end">{value:g}</text>',
+        ]
+    for times, kind in ((1, "equal"), (5, "faster"), (50, "faster")):
+        first, last = times * 10.0**low, 10.0**high
+        if first < last:
+            parts.append(
+                f'<path class="{kind}" d="M{x(first):.1f} {y(10.0**low):.1f}L{x(last):.1f} {y(last / times):.1f}"/>'
+            )
+            word = "equal" if times == 1 else f"{times} times"
+            parts.append(
+                f'<text class="small" x="{x(last) + 4:.1f}" y="{y(last / times) + 4:.1f}">{word}</text>',
+            )
+    middle, centre = (left + right) / 2, (top + bottom) / 2
+    turned = f"translate(18 {centre:.0f}) rotate(-90)"
+    parts += [
+        f'<text x="{middle:.0f}" y="{HEIGHT - 22}" text-anchor="middle">Torch-Pruning, seconds</text>',
+        f'<text transform="{turned}" text-anchor="middle">Prunescope, seconds</text>',
+    ]
+    for at, (family, word) in enumerate((("torchvision", "torchvision"), ("timm", "timm"))):
+        parts.append(_mark(f"{family}/", left + 16 + 110 * at, top - 14, word))
+        parts.append(f'<text class="small" x="{left + 26 + 110 * at}" y="{top - 10}">{word}</text>')
+    return parts
+
+
+def _mark(name: str, across: float, down: float, told: str) -> str:
+    title = f"<title>{escape(told)}</title>"
+    if name.startswith("timm"):
+        shape = f"M{across:.1f} {down - 5:.1f}l5 9h-10z"
+        return f'<path class="timm" d="{shape}">{title}</path>'
+    return f'<circle class="torchvision" cx="{across:.1f}" cy="{down:.1f}" r="4.2">{title}</circle>'
+
+
+def hash_of(name: str) -> float:
+    """0..1, the same on every run: spreads marks that would lie on one line."""
+    return sum(ord(letter) * (at + 1) for at, letter in enumerate(name)) % 97 / 97
