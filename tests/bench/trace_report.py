@@ -148,6 +148,11 @@ def _speed(models: Mapping[str, Entry], judge: Any, lines: list[str]) -> None:
     text = f"{number1(middle)} times as fast as the peer at the median, without verification {number1(free)}"
     judge(None if middle is None else middle >= MEDIAN_RATIO, f"{text} (bar {MEDIAN_RATIO:.0f})")
     both = [entry for entry in models.values() if "peer" in entry]
+    without = [
+        name for name, e in models.items() if "ours" in e and peer_runs(e.get("peer", {})) and name not in ratios
+    ]
+    if without:
+        lines.append(f"      no time of ours to compare on {', '.join(without)}")
     if both:
         lines.append(f"      the peer prunes and runs {sum(peer_runs(e['peer']) for e in both)} of {len(both)}")
 
