@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Mapping
-from html import escape
 from pathlib import Path
 from typing import Any
+
+from tests.bench.trace_chart import Point, svg
 
 Entry = Mapping[str, Any]
 TOLERANCE = 1e-4
@@ -175,7 +175,7 @@ def write_docs(results: Mapping[str, Any], lines: list[str], setting: str, folde
     folder.mkdir(parents=True, exist_ok=True)
     table, chart = folder / "trace.md", folder / "trace.svg"
     table.write_text(markdown(results["models"], lines, setting), encoding="utf-8")
-    chart.write_text(svg(results["models"]), encoding="utf-8")
+    chart.write_text(svg(chart_points(results["models"]), list(TOTALS_S)), encoding="utf-8")
     return [table, chart]
 
 
@@ -240,97 +240,11 @@ def _row(name: str, entry: Entry) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-# --- chart
-
-WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 860, 620, 70, 130, 56, 64
-# Okabe and Ito's blue and orange, told apart by shape as well; both clear on white and on black.
-STYLE = """
-  text { font: 13px system-ui, sans-serif; fill: #333 } .small { font-size: 11px } .title { font-size: 16px }
-  .grid { stroke: #8886; stroke-width: .6 } .equal { stroke: #888; stroke-width: 1.6 }
-  .faster { stroke: #888; stroke-width: 1; stroke-dasharray: 5 4 }
-  .torchvision { fill: #0072b2; fill-opacity: .75 } .timm { fill: #e69f00; fill-opacity: .8 }
-  @media (prefers-color-scheme: dark) { text { fill: #ddd } .torchvision { fill: #56b4e9 } }
-"""
-
-
-def svg(models: Mapping[str, Entry]) -> str:
-    """Ours (down) against the peer's (across), both logarithmic; what the peer cannot do stands in a column apart."""
-    points = []
-    for name, entry in models.items():
-        mine, peer = total_s(entry.get("ours", {})), entry.get("peer", {})
-        if mine is not None and peer:
-            points.append((name, peer["total_s"] if peer_runs(peer) else None, mine))
-    times = [value for _, theirs, mine in points for value in (theirs, mine) if value] or [0.01, 10.0]
-    low, high = math.floor(math.log10(min(times))), math.ceil(math.log10(max(times)))
-    high = max(high, low + 1)
-
-    def x(value: float) -> float:
-        return LEFT + (math.log10(value) - low) / (high - low) * (WIDTH - LEFT - RIGHT)
-
-    def y(value: float) -> float:
-        return HEIGHT - BOTTOM - (math.log10(value) - low) / (high - low) * (HEIGHT - TOP - BOTTOM)
-
-    parts = [*_axes(low, high, x, y)]
-    apart = WIDTH - RIGHT + 50.0
-    for name, theirs, mine in points:
-        across = apart + 14 * (hash_of(name) - 0.5) if theirs is None else x(theirs)
-        told = "the peer fails" if theirs is None else f"peer {seconds(theirs)} s, {theirs / mine:.1f} times ours"
-        parts.append(_mark(name, across, y(mine), f"{name}: ours {seconds(mine)} s, {told}"))
-    for name in TOTALS_S:
-        for found, theirs, mine in points:
-            if found == name and theirs is not None:
-                label = name.partition("/")[2]
-                parts.append(f'<text class="small" x="{x(theirs) + 8:.1f}" y="{y(mine) - 8:.1f}">{label}</text>')
-    parts.append(f'<text class="small" x="{apart:.0f}" y="{TOP - 8}" text-anchor="middle">the peer fails</text>')
-    head = (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
-        f'aria-label="Seconds to trace and prune {len(points)} networks, ours against Torch-Pruning">'
-    )
-    return "\n".join([head, f"<style>{STYLE}</style>", *parts, "</svg>"]) + "\n"
-
-
-def _axes(low: int, high: int, x: Any, y: Any) -> list[str]:
-    left, right, top, bottom = LEFT, WIDTH - RIGHT, TOP, HEIGHT - BOTTOM
-    parts = [
-        f'<text class="title" x="{left}" y="24">Seconds to trace, plan and prune: ours checked, the peer not</text>'
+def chart_points(models: Mapping[str, Entry]) -> list[Point]:
+    """Every network that ours prunes and the peer was tried on."""
+    found = [(name, total_s(entry.get("ours", {})), entry.get("peer", {})) for name, entry in models.items()]
+    return [
+        Point(name, mine, peer["total_s"] if peer_runs(peer) else None)
+        for name, mine, peer in found
+        if mine is not None and peer
     ]
-    for power_of_ten in range(low, high + 1):
-        value = 10.0**power_of_ten
-        parts += [
-            f'<path class="grid" d="M{x(value):.1f} {top}V{bottom}M{left} {y(value):.1f}H{right}"/>',
-            f'<text x="{x(value):.1f}" y="{bottom + 18}" text-anchor="middle">{value:g}</text>',
-            f'<text x="{left - 8}" y="{y(value) + 4:.1f}" text-anchor="end">{value:g}</text>',
-        ]
-    for times, kind in ((1, "equal"), (5, "faster"), (50, "faster")):
-        first, last = times * 10.0**low, 10.0**high
-        if first < last:
-            parts.append(
-                f'<path class="{kind}" d="M{x(first):.1f} {y(10.0**low):.1f}L{x(last):.1f} {y(last / times):.1f}"/>'
-            )
-            word = "equal" if times == 1 else f"{times} times"
-            parts.append(
-                f'<text class="small" x="{x(last) + 4:.1f}" y="{y(last / times) + 4:.1f}">{word}</text>',
-            )
-    middle, centre = (left + right) / 2, (top + bottom) / 2
-    turned = f"translate(18 {centre:.0f}) rotate(-90)"
-    parts += [
-        f'<text x="{middle:.0f}" y="{HEIGHT - 22}" text-anchor="middle">Torch-Pruning, seconds</text>',
-        f'<text transform="{turned}" text-anchor="middle">Prunescope, seconds</text>',
-    ]
-    for at, (family, word) in enumerate((("torchvision", "torchvision"), ("timm", "timm"))):
-        parts.append(_mark(f"{family}/", left + 16 + 110 * at, top - 14, word))
-        parts.append(f'<text class="small" x="{left + 26 + 110 * at}" y="{top - 10}">{word}</text>')
-    return parts
-
-
-def _mark(name: str, across: float, down: float, told: str) -> str:
-    title = f"<title>{escape(told)}</title>"
-    if name.startswith("timm"):
-        shape = f"M{across:.1f} {down - 5:.1f}l5 9h-10z"
-        return f'<path class="timm" d="{shape}">{title}</path>'
-    return f'<circle class="torchvision" cx="{across:.1f}" cy="{down:.1f}" r="4.2">{title}</circle>'
-
-
-def hash_of(name: str) -> float:
-    """0..1, the same on every run: spreads marks that would lie on one line."""
-    return sum(ord(letter) * (at + 1) for at, letter in enumerate(name)) % 97 / 97
