@@ -30,7 +30,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from core.load.torchvision_guard import has_timm, import_torchvision
-from tests.bench.trace_report import bars, progress_line, write_docs
+from tests.bench.trace_report import bars, failure, progress_line, write_docs
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKER = Path(__file__).with_name("trace_worker.py")
@@ -54,7 +54,7 @@ def main() -> int:
     names = wanted(options)
     if not names:
         return 1
-    results = read(options.json) if options.resume or options.report else {}
+    results = read(options.json) if options.resume or options.retry or options.report else {}
     results.setdefault("models", {})
     results["setting"] = setting(options.threads)
     print(describe(results["setting"]), flush=True)
@@ -81,6 +81,7 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--json", type=Path, default=RESULTS, help="where results go (default build/bench-trace.json)")
     parser.add_argument("--resume", action="store_true", help="keep what the file has, run what it lacks")
+    parser.add_argument("--retry", action="store_true", help="as --resume, and run again where ours fell short")
     parser.add_argument("--report", action="store_true", help="run nothing: judge what the file has")
     parser.add_argument("--write-docs", action="store_true", help="write assets/bench/trace.md and trace.svg")
     return parser.parse_args()
@@ -112,7 +113,8 @@ def run_all(names: list[str], parts: list[str], options: argparse.Namespace, res
     for at, name in enumerate(names, start=1):
         entry = results["models"].setdefault(name, {})
         for part in parts:
-            if not (options.resume and entry.get(part, {}).get("finished")):
+            again = options.retry and part == "ours" and failure(entry.get(part, {})) is not None
+            if again or not ((options.resume or options.retry) and entry.get(part, {}).get("finished")):
                 entry[part] = run_one(name, part, options)
                 write(options.json, results)
         print(f"{at:3}/{len(names)} {time.monotonic() - begun:6.0f} s  {progress_line(name, entry)}", flush=True)

@@ -24,6 +24,8 @@ import traceback
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -100,17 +102,33 @@ def extra_memory_mb(work: Callable[[], object]) -> float | None:
     return resident_mb("VmHWM") - before
 
 
-def timed(work: Callable[[], Any]) -> tuple[float, Any]:
+@dataclass(frozen=True)
+class Took:
+    """Seconds on the clock, and of processor time over all threads: the second hardly feels what else is running."""
+
+    wall_s: float
+    cpu_s: float
+
+
+def timed(work: Callable[[], Any]) -> tuple[Took, Any]:
     gc.collect()
-    start = time.perf_counter()
+    wall, cpu = time.perf_counter(), time.process_time()
     result = work()
-    return time.perf_counter() - start, result
+    return Took(time.perf_counter() - wall, time.process_time() - cpu), result
 
 
-def median_s(work: Callable[[], object]) -> float:
-    """One warm-up, then the median of three, in seconds; a warm-up that takes very long is itself the figure."""
+def median_of(runs: list[Took], word: str) -> dict[str, float]:
+    """``{word}_s`` and ``{word}_cpu_s``."""
+    return {
+        f"{word}_s": statistics.median(run.wall_s for run in runs),
+        f"{word}_cpu_s": statistics.median(run.cpu_s for run in runs),
+    }
+
+
+def repeated(work: Callable[[], object], word: str) -> dict[str, float]:
+    """One warm-up, then the median of three; a warm-up that takes very long is itself the figure."""
     first = timed(work)[0]
-    return first if first > ONCE_ABOVE_S else statistics.median(timed(work)[0] for _ in range(REPEATS))
+    return median_of([first] if first.wall_s > ONCE_ABOVE_S else [timed(work)[0] for _ in range(REPEATS)], word)
 
 
 def relative(found: list[Tensor], expected: list[Tensor]) -> float:
@@ -151,10 +169,11 @@ def ours(name: str, seeds: int, note: Callable[..., None]) -> None:
         params_left=pruned.params / dense.params,
         macs_left=pruned.macs / dense.macs,
     )
-    note(trace_s=median_s(lambda: trace_channels(module, example)))
-    note(prune_unverified_s=median_s(lambda: prune_model(module, trace, random_plan(trace, REMOVED, 0), verify=False)))
+    note(**repeated(lambda: trace_channels(module, example), "trace"))
+    half = partial(random_plan, trace, REMOVED, 0)
+    note(**repeated(lambda: prune_model(module, trace, half(), verify=False), "prune_unverified"))
     try:
-        note(prune_s=median_s(lambda: prune_model(module, trace, random_plan(trace, REMOVED, 0))), verified=True)
+        note(**repeated(lambda: prune_model(module, trace, half()), "prune"), verified=True)
     except CoreError as error:
         note(verified=False, error=f"{type(error).__name__}: {error}")
     note(seeds=[judge(module, trace, random_plan(trace, REMOVED, seed), example.shape) for seed in range(seeds)])
@@ -186,7 +205,7 @@ def cost_ms(trace: Trace) -> float:
     """Median milliseconds of ``count_cost`` over plans that all differ."""
     plans = [random_plan(trace, REMOVED, seed) for seed in range(COST_PLANS)]
     count_cost(trace, random_plan(trace, REMOVED, COST_PLANS))
-    return 1000 * statistics.median(timed(lambda plan=plan: count_cost(trace, plan))[0] for plan in plans)
+    return 1000 * statistics.median(timed(lambda plan=plan: count_cost(trace, plan))[0].wall_s for plan in plans)
 
 
 # --- the peer
@@ -199,19 +218,15 @@ def peer(name: str, note: Callable[..., None]) -> None:
     module, example = build(name), example_of(name)
     note(version=importlib.metadata.version("torch-pruning"))
     shapes = [leaf.shape for leaf in outputs(module, example)]
-    runs: list[tuple[float, float]] = []
-    while len(runs) < 1 + REPEATS and not (runs and sum(runs[0]) > ONCE_ABOVE_S):
+    runs: list[tuple[Took, Took]] = []
+    while len(runs) < 1 + REPEATS and not (runs and runs[0][0].wall_s + runs[0][1].wall_s > ONCE_ABOVE_S):
         victim = copy.deepcopy(module)
-        build_s, pruner = timed(lambda victim=victim: recipe(tp, victim, example, shapes[0][-1]))
-        step_s, _ = timed(pruner.step)
-        runs.append((build_s, step_s))
+        built, pruner = timed(partial(recipe, tp, victim, example, shapes[0][-1]))
+        runs.append((built, timed(pruner.step)[0]))
     counted = runs[1:] or runs
-    note(
-        build_s=statistics.median(build_s for build_s, _ in counted),
-        step_s=statistics.median(step_s for _, step_s in counted),
-        total_s=statistics.median(sum(run) for run in counted),
-        ok=True,
-    )
+    totals = [Took(built.wall_s + step.wall_s, built.cpu_s + step.cpu_s) for built, step in counted]
+    note(**median_of([built for built, _ in counted], "build"), **median_of([step for _, step in counted], "step"))
+    note(**median_of(totals, "total"), ok=True)
     left, dense = (sum(p.numel() for p in net.parameters()) for net in (victim, module))
     note(params_left=left / dense)
     found = outputs(victim, example)
