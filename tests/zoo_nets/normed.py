@@ -170,7 +170,7 @@ class ChannelsLastNorm(nn.LayerNorm):
     gathers={"gather:fc1": 8, "gather:head": 8}, mixing={"stem": 8},
 )  # fmt: skip
 class ConvNeXtBlock(nn.Module):
-    """A norm behind the stem, a large depthwise kernel, a channels-last hidden layer, layer scale, a norm at the end."""
+    """A norm behind the stem, a large depthwise kernel, a channels-last hidden layer, layer scale, a last norm."""
 
     def __init__(self) -> None:
         super().__init__()
