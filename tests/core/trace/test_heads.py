@@ -199,7 +199,10 @@ def test_multihead_causal(need_weights: bool) -> None:
     mask = nn.Transformer.generate_square_subsequent_mask(6)
     options = {"attn_mask": mask, "is_causal": True, "need_weights": need_weights}
     pruned = cut(layer, [1, 3])
-    close(pruned(x, x, x, **options)[0], masked(layer, [1, 3])(x, x, x, **options)[0])
+    ends = torch.arange(6) >= torch.tensor([[6], [4]])
+    padding = torch.zeros(2, 6).masked_fill(ends, -torch.inf)
+    for padded in ({}, {"key_padding_mask": padding}):
+        close(pruned(x, x, x, **options, **padded)[0], masked(layer, [1, 3])(x, x, x, **options, **padded)[0])
     with pytest.raises(RuntimeError, match="Need attn_mask"):
         pruned(x, x, x, is_causal=True)
 
