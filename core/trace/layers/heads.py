@@ -134,7 +134,7 @@ def _fit_multihead(attention: Any) -> None:
 def _fit_unknown(module: nn.Module, was: nn.Module) -> None:
     """Attributes that count heads, or repeat the width of all heads together, of a class nothing is known about."""
     sizes = dict(_changed_sizes(module, was))
-    counts = [(name, size) for name, size in _integers(was) if name in HEAD_COUNTS]
+    counts = [(name, size) for name, size in _integers(was) if name in HEAD_COUNTS and size > 1]
     if counts:
         heads = counts[0][1]
         left = _heads_left(module, was, heads)
