@@ -167,8 +167,10 @@ class _Twice(nn.Module):
         self.inner, self.last, self.between = inner, last, between
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.last(self.inner(x))
-        return self.last(self.inner(F.relu(x) if self.between else x))
+        y = self.last(self.inner(x))
+        if y.shape != x.shape:
+            y = F.interpolate(y, size=x.shape[2:])
+        return self.last(self.inner(F.relu(y) if self.between else y))
 
 
 @dataclass(frozen=True)
