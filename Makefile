@@ -9,13 +9,15 @@ PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-warn-sc
 TEST_ENV := OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} PYTHONDONTWRITEBYTECODE=1
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check format lint types bench demos clean
+.PHONY: help run test check format lint types bench many-nets bench-trace demos clean
 
 help:
 	@echo "make run     open Prunescope in the browser (first time: install into $(VENV))"
 	@echo "make test    run the whole test suite (ARGS=... goes to pytest)"
 	@echo "make check   format, lint, types, tests"
 	@echo "make bench   run every benchmark in tests/bench"
+	@echo "make bench-trace   trace and prune 120 networks beside Torch-Pruning (ARGS=--help tells more)"
+	@echo "make many-nets     hold the law on 20,000 random networks, once (ARGS=--help tells more)"
 	@echo "make demos   train the demo networks again and scan them"
 	@echo "make clean   remove $(VENV) and caches"
 	@echo "PYTHON=python3.12 chooses the interpreter (3.11 or newer)"
@@ -39,6 +41,12 @@ types: $(VENV)/.dev
 
 bench: $(VENV)/.bench
 	@$(BIN)/python tests/bench/run.py $(ARGS)
+
+bench-trace: $(VENV)/.bench
+	@$(BIN)/python tests/bench/bench_trace.py $(ARGS)
+
+many-nets: $(VENV)/.test
+	@$(TEST_ENV) $(BIN)/python tests/bench/many_nets.py $(ARGS)
 
 demos: $(VENV)/.run
 	@$(BIN)/python assets/demos/make_demos.py $(ARGS)
@@ -73,6 +81,6 @@ $(VENV)/.dev: pyproject.toml | $(VENV)/.test
 	@touch $@
 
 $(VENV)/.bench: pyproject.toml | $(VENV)/.test
-	@echo "Installing the peer that benchmarks compare with into $(VENV)."
-	@$(PIP) -e '.[test,bench]'
+	@echo "Installing the peer that benchmarks compare with, and timm, into $(VENV)."
+	@$(PIP) -e '.[test,bench,timm]'
 	@touch $@

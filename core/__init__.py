@@ -25,6 +25,7 @@ _HOME = {
     "core.measure.cost": "LatencyTable build_latency_table count_cost measure_latency predict_latency",
     "core.measure.importance": "list_criteria score_channels",
     "core.measure.sensitivity": "Sensitivity scan_sensitivity",
+    "core.picture": "GroupRow Picture PictureWidths draw_network group_rows picture_widths",
     "core.plan": "plan_budget plan_counts plan_fractions plan_uniform",
     "core.recipes": "list_recipes run_recipe",
     "core.records": "Accuracy Cost CurvePoint Group ImageData Latency LoadedModel Plan Scores Trace",

@@ -21,6 +21,8 @@ class ZooNet:
     """``groups``: prunable group id -> units. ``locked``: locked group id -> a part of its reason.
 
     ``members``: group id -> the layers it is born in, where more than one. ``unknown``: operators without a rule.
+    ``gathers``: gather id -> units, where worked out. ``mixing``: locked groups that become prunable, with their units,
+    when a norm over channels is accepted as inexact; where worked out.
     """
 
     name: str
@@ -33,6 +35,8 @@ class ZooNet:
     members: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     unknown: Mapping[str, int] = field(default_factory=dict)
     replays: bool = True
+    gathers: Mapping[str, int] | None = None
+    mixing: Mapping[str, int] | None = None
 
     def build(self, seed: int = 0) -> nn.Module:
         """In eval mode, every weight and statistic random."""
@@ -59,14 +63,17 @@ def zoo(
     members: Mapping[str, tuple[str, ...]] | None = None,
     unknown: Mapping[str, int] | None = None,
     replays: bool = True,
+    gathers: Mapping[str, int] | None = None,
+    mixing: Mapping[str, int] | None = None,
 ) -> Callable[[type[nn.Module]], type[nn.Module]]:
     """Enter the class below into the zoo. ``shape``: one image, without batch."""
 
     def enter(kind: type[nn.Module]) -> type[nn.Module]:
         assert kind.__name__ not in ZOO, kind.__name__
         ZOO[kind.__name__] = ZooNet(
-            kind.__name__, kind, (1, *shape), groups, locked, macs, params, members or {}, unknown or {}, replays
-        )
+            kind.__name__, kind, (1, *shape), groups, locked, macs, params, members or {}, unknown or {}, replays,
+            gathers, mixing,
+        )  # fmt: skip
         return kind
 
     return enter

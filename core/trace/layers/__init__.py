@@ -1,1 +1,1 @@
-"""How layers follow when their weights lose channels."""
+"""Layers that still run after channels, or whole attention heads, have left them."""

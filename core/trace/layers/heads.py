@@ -134,7 +134,7 @@ def _fit_multihead(attention: Any) -> None:
 def _fit_unknown(module: nn.Module, was: nn.Module) -> None:
     """Attributes that count heads, or repeat the width of all heads together, of a class nothing is known about."""
     sizes = dict(_changed_sizes(module, was))
-    counts = [(name, size) for name, size in _integers(was) if name in HEAD_COUNTS]
+    counts = [(name, size) for name, size in _integers(was) if name in HEAD_COUNTS and size > 1]
     if counts:
         heads = counts[0][1]
         left = _heads_left(module, was, heads)
@@ -179,7 +179,7 @@ def _heads_left(module: nn.Module, was: nn.Module, heads: int) -> int | None:
     """
     new, old = _projections(module), _projections(was)
     inward = [name for name in old if name not in OUT_NAMES][:1]
-    state, before = dict(module.named_parameters()), dict(was.named_parameters())
+    state, before = dict(module.named_parameters(remove_duplicate=False)), dict(was.named_parameters())
     own = [name for name, p in before.items() if "." not in name and p.dim() > 1]
     rows = [(before[name].shape[0], state[name].shape[0]) for name in own]
     rows += [(old[name].shape[0], new[name].shape[0]) for name in inward]
