@@ -32,7 +32,7 @@ INDEX_BYTES = 8  # of each channel that a gather reads
 
 @dataclass(frozen=True)
 class _Products:
-    """Numbers that are each ``scale`` (n,) x the sizes of the dimensions ``factors`` (n, k); ``layer`` (n,) has them."""
+    """Numbers, each ``scale`` (n,) x the sizes of the dimensions ``factors`` (n, k), and their ``layer`` (n,)."""
 
     scale: np.ndarray
     factors: np.ndarray
@@ -212,7 +212,7 @@ def _extent_of_state(dims: Dimensions, name: str, shape: tuple[int, ...], axes: 
 
 
 def _main_weights(
-    trace: Trace, state: Mapping[str, Tensor], parameters: list[str], layer_names: Mapping[str, str]
+    trace: Trace, state: Mapping[str, Tensor], parameters: Iterable[str], layer_names: Mapping[str, str]
 ) -> dict[str, str]:
     """Layer -> its first parameter with most dimensions, in the order of the state; lengths of weight norm are none."""
     lengths = {length for _, length in trace.norms}

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map
 
-from core.measure.cost.widths import Place, Widths, kept_masks
+from core.errors import CoreError
+from core.measure.cost.widths import Place, Widths
 from core.records import Plan, Trace
+from core.trace.copies import copy_with
 from core.trace.graph import Ref, Step, Tape, named_state, record_tape, tree_slots
+from core.trace.layers.attributes import follow_sizes
 from core.trace.replay import needed_steps
 from core.trace.rules import MOVES
 
@@ -187,29 +190,28 @@ def sized_copy(trace: Trace, plan: Plan) -> nn.Module | None:
 
     None when it does not run (its code repeats a width that the plan changes).
     """
-    masks = kept_masks(trace, plan)
-    model = step_model(trace, 1)
-    slot_of = {name: slot for slot, name in model.widths.tape.state.items()}
-    memo: dict[int, Any] = {}
-    parameters = dict(trace.module.named_parameters())
-    for name, tensor in named_state(trace.module).items():
-        shape = list(tensor.shape)
-        for axis, place in (model.widths.axes(slot_of[name]) if name in slot_of else {}).items():
-            shape[axis] = place.live(masks)
+    layout, module = trace.layout, trace.module
+    live = layout.counts @ layout.stays(plan, trace.by_id).astype(np.int64)
+    shapes = {name: list(tensor.shape) for name, tensor in named_state(module).items()}
+    changed = set()
+    for (name, axis), vector in layout.vector_of.items():
+        if name in shapes and live[vector] != shapes[name][axis]:
+            shapes[name][axis] = int(live[vector])
+            changed.add(name)
+
+    def made_up(name: str, tensor: Tensor) -> Tensor:
+        shape = shapes[name]
         if not tensor.is_floating_point():
-            fresh = tensor.detach().clone()
-        elif tensor.dim() > 1:
-            fresh = torch.randn(shape, device=tensor.device) * math.sqrt(2 / math.prod(shape[1:]))
-        else:
-            fresh = torch.rand(shape, device=tensor.device) + 0.1
-        memo[id(tensor)] = nn.Parameter(fresh) if name in parameters else fresh
-    copied = copy.deepcopy(trace.module, memo)
-    for layer in copied.modules():
-        if isinstance(layer, nn.modules.conv._ConvNd) and layer.groups > 1 and not layer.transposed:
-            layer.groups = max(1, layer.groups * layer.weight.shape[0] // layer.out_channels)
+            return tensor[tuple(slice(size) for size in shape)].clone()
+        if tensor.dim() > 1:
+            return torch.randn(shape, dtype=tensor.dtype, device=tensor.device) * math.sqrt(2 / math.prod(shape[1:]))
+        return torch.rand(shape, dtype=tensor.dtype, device=tensor.device) + 0.1
+
     try:
+        copied = copy_with(module, made_up)
+        follow_sizes(copied, module, changed, trace.example)
         with torch.no_grad():
             tree_flatten(copied.eval()(trace.example.to(next(copied.parameters()).device)))
-    except (RuntimeError, ValueError, TypeError, IndexError, StopIteration):
+    except (CoreError, RuntimeError, ValueError, TypeError, IndexError, StopIteration):
         return None
     return copied

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.sparse import csr_array, vstack
 
 from core.errors import PlanError
-from core.records import Plan, Trace
+from core.records import Group, Plan, Trace
 from core.trace.graph import Tape
 from core.trace.labels import Dim, Key, WeightLabels
 from core.trace.layout import Layout
@@ -189,15 +189,38 @@ def settled(units: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
+class Choice:
+    """What one consumer may read of the channels it is given.
+
+    ``unit_of``: int64, position -> unit of the gather group, or -1. ``sources``: (group, its positions, their units).
+    """
+
+    group: str
+    unit_of: np.ndarray
+    sources: tuple[tuple[str, np.ndarray, np.ndarray], ...]
+
+
+@dataclass(frozen=True)
 class Place:
-    """One axis of one tensor: its dense width, and how many of its positions each unit of each group holds."""
+    """One axis of one tensor: its dense width, and how many of its positions each unit of each group holds.
+
+    ``choice``: set where a gather may narrow it further.
+    """
 
     size: int
     per_unit: tuple[tuple[str, np.ndarray], ...]  # (group, int64 (units,))
+    choice: Choice | None = None
 
     def live(self, kept: Mapping[str, np.ndarray]) -> int:
         """The width under a plan. kept: group -> bool (units,), for the groups that lose units."""
-        return self.size - sum(int(counts[~kept[group]].sum()) for group, counts in self.per_unit if group in kept)
+        width = self.size - sum(int(counts[~kept[group]].sum()) for group, counts in self.per_unit if group in kept)
+        if self.choice is None or self.choice.group not in kept:
+            return width
+        reads = np.append(kept[self.choice.group], True)[self.choice.unit_of]
+        for group, positions, units in self.choice.sources:
+            if group in kept:
+                reads[positions] &= kept[group][units]
+        return int(reads.sum()) or width  # nothing of its choice is left: the choice is void
 
 
 class Widths:
@@ -213,6 +236,7 @@ class Widths:
             self._unit_of_label = self._units_by_weight()
         self._groups = [(group.id, trace.layout.first[group.id], group.units) for group in trace.prunable]
         self._places: dict[bytes, Place] = {}
+        self._choices: dict[str, Place] = {}
 
     def _units_by_weight(self) -> np.ndarray:
         """The layout's number for each label of a flow of its own: the same channels meet the same weights."""
@@ -230,17 +254,33 @@ class Widths:
         """The axes of a tensor that a plan can narrow."""
         labels, shape, layout = self._flow.get(slot), self.tape.shapes[slot], self._layout
         vectors: dict[int, np.ndarray] = {}
+        chosen: dict[int, Group] = {}
         if isinstance(labels, WeightLabels):
             for axis, dim in enumerate(labels.dims):
                 if isinstance(dim, tuple) and dim in layout.vector_of:
                     vectors[axis] = layout.vectors[layout.vector_of[dim]]
+                    if dim in layout.gathers:
+                        chosen[axis] = layout.gathers[dim]
         elif labels.numel() > 1:
             units = settled(self._unit_of_label[labels.numpy()])
             varying = [axis for axis, size in enumerate(units.shape) if size > 1]
             if len(varying) == 1:
                 vectors[varying[0]] = units.reshape(-1)
         places = {axis: self._place(vector) for axis, vector in vectors.items() if len(vector) == shape[axis]}
-        return {axis: place for axis, place in places.items() if place.per_unit}
+        for axis, gather in chosen.items():
+            places[axis] = self._chosen(places[axis], vectors[axis], gather)
+        return {axis: place for axis, place in places.items() if place.per_unit or place.choice}
+
+    def _chosen(self, place: Place, units: np.ndarray, gather: Group) -> Place:
+        if gather.id not in self._choices:
+            sources = []
+            for group_id, first, size in self._groups:
+                positions = np.flatnonzero((units >= first) & (units < first + size))
+                if len(positions):
+                    sources.append((group_id, positions, units[positions] - first))
+            choice = Choice(gather.id, gather.members[0].unit_of.numpy(), tuple(sources))
+            self._choices[gather.id] = replace(place, choice=choice)
+        return self._choices[gather.id]
 
     def _place(self, units: np.ndarray) -> Place:
         key = units.tobytes()
