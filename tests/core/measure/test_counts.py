@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import math
+import time
+from collections import Counter
+
 import pytest
 import torch
 from torch import Tensor, nn
 
+from core.apply.surgery import prune_model
 from core.errors import PlanError
 from core.load.torchvision_guard import import_torchvision
 from core.measure.cost.counts import cost_terms, count_cost
 from core.records import Cost, LayerCost, Plan
 from core.trace import trace_channels
-from tests.zoo import NETS, ZOO, ZooNet, images
+from tests.zoo import NETS, ZOO, ZooNet, images, random_plan
 
 
 def cost_of(name: str, **kept: tuple[int, ...]) -> Cost:
@@ -79,6 +84,149 @@ def test_what_multiplies_without_a_rule_is_reported() -> None:
     assert trace.unknown == {"_trilinear": 1} and not trace.prunable
 
 
+class Heads(nn.Module):
+    """Four heads of two channels over five tokens of eight."""
+
+    def __init__(self, *, looks: bool) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(8, 4, batch_first=True)
+        self.head = nn.Linear(8, 3)
+        self.looks = looks
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.looks and float(x.sum()) > 1e9:
+            x = -x
+        return self.head(self.attention(x, x, x, need_weights=False)[0].mean(1))
+
+
+@pytest.mark.parametrize("looks", [False, True])
+def test_attention_follows_its_heads(looks: bool) -> None:
+    """Into 5.8.24, two products of 4.5.5.2, out 5.8.8, head 8.3; with one head 5.8.6, 2.5.5.2, 5.2.8, 8.3.
+
+    A network that looks at values is recorded on real tensors, where one fused operator holds both products.
+    """
+    module = Heads(looks=looks).eval()
+    trace = trace_channels(module, torch.zeros(1, 5, 8))
+    assert any("scaled_dot_product" in step.name for step in trace.tape.steps) == looks
+    dense = count_cost(trace)
+    assert dense.macs == 960 + 2 * 200 + 320 + 24 and dense.uncounted == {}
+    assert dense.per_layer["attention"] == LayerCost(960, 216, 8, 24)
+    (heads,) = (group for group in trace.prunable if group.units == 4)
+    plan = Plan({heads.id: (2,)})
+    one = count_cost(trace, plan)
+    assert one.macs == 240 + 2 * 50 + 80 + 24 and one.per_layer["attention"] == LayerCost(240, 54, 8, 6)
+    assert one.per_layer["attention.out_proj"] == LayerCost(80, 24, 2, 8)
+    assert one == count_cost(trace_channels(prune_model(module, trace, plan), trace.example))
+
+
+class Shared(nn.Module):
+    """Two readers of the same eight channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trunk, self.left, self.right = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 4, 1), nn.Conv2d(8, 4, 1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.trunk(x).relu()
+        return self.left(x), self.right(x)
+
+
+def test_a_gather_narrows_one_reader_and_stores_its_index() -> None:
+    trace = trace_channels(Shared().eval(), torch.zeros(1, 3, 4, 4))
+    dense = count_cost(trace)
+    alone = count_cost(trace, Plan({"gather:left": (1, 2, 5)}))
+    assert dense.macs - alone.macs == 16 * 5 * 4 and dense.params - alone.params == 5 * 4
+    assert dense.size_bytes - alone.size_bytes == 4 * 5 * 4 - 8 * 3
+    assert (
+        alone.per_layer["left"] == LayerCost(16 * 12, 16, 3, 4) and alone.per_layer["right"] == dense.per_layer["right"]
+    )
+    # The trunk keeps two of the three that it wants, and one more for the other reader.
+    both = count_cost(trace, Plan({"trunk": (1, 5, 7), "gather:left": (1, 2, 5)}))
+    assert (both.per_layer["left"].in_channels, both.per_layer["right"].in_channels) == (2, 3)
+    # Nothing that it wants is left: it reads what there is, and needs no index.
+    void = count_cost(trace, Plan({"trunk": (0, 7), "gather:left": (1, 2, 5)}))
+    assert void == count_cost(trace, Plan({"trunk": (0, 7)}))
+
+
+def test_channels_of_grouped_and_transposed_layers() -> None:
+    net = nn.Sequential(
+        nn.Conv2d(3, 12, 1),
+        nn.Conv2d(12, 24, 1, groups=4),
+        nn.ConvTranspose2d(24, 12, 1, groups=2),
+        nn.ConvTranspose2d(12, 6, 1),
+        nn.utils.parametrizations.weight_norm(nn.Conv2d(6, 2, 1)),
+    )
+    trace = trace_channels(net.eval(), torch.zeros(1, 3, 4, 4))
+    sides = [(cost.in_channels, cost.out_channels) for cost in count_cost(trace).per_layer.values()]
+    assert sides == [(3, 12), (12, 24), (24, 12), (12, 6), (6, 2)]
+    for group in trace.prunable:
+        plan = Plan({group.id: (0,)})
+        built = prune_model(net, trace, plan)
+        for name, cost in count_cost(trace, plan).per_layer.items():
+            layer = built.get_submodule(name)
+            assert (cost.in_channels, cost.out_channels) == (layer.in_channels, layer.out_channels)
+
+
+def test_a_layer_that_only_trains_weighs_but_does_not_count() -> None:
+    class Auxiliary(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.head, self.auxiliary = nn.Conv2d(3, 8, 1), nn.Linear(8, 2), nn.Linear(8, 2)
+
+        def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+            x = self.stem(x).mean((2, 3))
+            return (self.head(x), self.auxiliary(x)) if self.training else self.head(x)
+
+    trace = trace_channels(Auxiliary().eval(), torch.zeros(1, 3, 4, 4))
+    cost = count_cost(trace, Plan({"stem": (0, 4, 5)}))
+    assert cost.macs == 16 * 3 * 3 + 3 * 2 and cost.params == 12 + 8 + 8
+    assert cost.per_layer["auxiliary"] == LayerCost(0, 8, 3, 2)
+
+
+def test_what_is_not_known_is_listed_once_for_each_time_it_runs() -> None:
+    class Waves(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(6, 6), nn.Linear(6, 6)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.b(torch.cumprod(torch.cumprod(self.a(x), 1), 0) * (self.b.weight @ self.b.bias))
+
+    cost = count_cost(trace_channels(Waves().eval(), torch.zeros(1, 6)))
+    assert cost.macs == 2 * 36 and cost.uncounted == {"cumprod": 2}
+
+
+@pytest.mark.parametrize("net", NETS, ids=lambda net: net.name)
+def test_agrees_with_fvcore(net: ZooNet) -> None:
+    """Where both count an operator. fvcore counts normalisation and interpolation too, and knows no fused attention."""
+    analysis = pytest.importorskip("fvcore.nn").FlopCountAnalysis(net.build(), net.example)
+    analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+    counted = Counter({name: analysis.by_operator()[name] for name in ("conv", "linear", "matmul", "einsum", "bmm")})
+    trace = trace_channels(net.build(), net.example)
+    if "aten::scaled_dot_product_attention" not in analysis.unsupported_ops():
+        assert count_cost(trace).macs == sum(counted.values())
+    else:
+        products = sum(math.prod(trace.tape.shapes[s.reads[0]]) * trace.tape.shapes[s.reads[1]][-1]
+                       for s in trace.tape.steps if s.name == "bmm")  # fmt: skip
+        assert count_cost(trace).macs == sum(counted.values()) + products > products > 0
+
+
+def test_a_changed_plan_takes_less_than_two_milliseconds() -> None:
+    """On ResNet-152, with other units each time. The quickest of many counts: other programs only add time."""
+    models = import_torchvision().models
+    with torch.device("meta"):
+        module = models.resnet152(weights=None).eval()
+    trace = trace_channels(module, torch.zeros(1, 3, 64, 64, device="meta"))
+    count_cost(trace)
+    times = []
+    for seed in range(40):
+        plan = random_plan(trace, 0.5, seed)
+        start = time.perf_counter()
+        count_cost(trace, plan)
+        times.append(time.perf_counter() - start)
+    assert min(times) < 0.002
+
+
 def test_half_precision_weighs_half() -> None:
     net = ZOO["Perceptron"]
     module = net.build().half()
@@ -89,6 +237,11 @@ def test_half_precision_weighs_half() -> None:
 def test_an_unknown_group_is_refused() -> None:
     with pytest.raises(PlanError, match="no group called 'conv7'"):
         cost_of("Plain", conv7=(0,))
+
+
+def test_an_unknown_unit_is_refused() -> None:
+    with pytest.raises(PlanError, match="has 8 units; the plan names unit 8"):
+        cost_of("Plain", conv1=(0, 8))
 
 
 def test_terms_of_the_plain_net_by_hand() -> None:
@@ -106,7 +259,7 @@ def test_terms_of_the_plain_net_by_hand() -> None:
 PUBLISHED = [
     "AlexNet", "VGG11", "VGG16_BN", "ResNet18", "ResNet50", "ResNeXt50_32X4D", "Wide_ResNet50_2", "DenseNet121",
     "GoogLeNet", "Inception_V3", "SqueezeNet1_1", "MobileNet_V2", "MobileNet_V3_Small", "ShuffleNet_V2_X0_5",
-    "EfficientNet_B0", "MNASNet0_5", "ConvNeXt_Tiny",
+    "EfficientNet_B0", "MNASNet0_5", "ConvNeXt_Tiny", "ViT_B_32", "Swin_T", "Swin_V2_T", "MaxViT_T",
 ]  # fmt: skip
 
 

@@ -80,6 +80,46 @@ def test_widths_are_those_of_the_pruned_network(net: ZooNet) -> None:
         assert {name: tuple(p.shape) for name, p in copied.named_parameters()} == want
 
 
+def test_widths_of_attention_at_another_batch() -> None:
+    """Heads lie beside the images of a batch on one axis; three images have three times as many places there."""
+    encoder = nn.TransformerEncoderLayer(8, 4, 16, batch_first=True)
+    trace = trace_channels(nn.Sequential(encoder, nn.Linear(8, 3)).eval(), torch.zeros(1, 5, 8))
+    heads = next(group for group in trace.prunable if group.units == 4)
+    masks = kept_masks(trace, Plan({heads.id: (1,)}))
+    for batch in (1, 3):
+        widths = step_model(trace, batch).widths
+        found = set()
+        for step in widths.tape.steps:
+            if step.name == "bmm":
+                (place,) = (widths.axes(slot)[0] for slot in step.reads[:1])
+                found.add((place.size, place.live(masks)))
+        assert found == {(4 * batch, batch)}
+    narrow = sized_copy(trace, uniform_plan(trace, 0.5))
+    assert narrow is not None and narrow[0].self_attn.num_heads == 2
+
+
+def test_a_gather_is_felt_where_it_reads() -> None:
+    class Shared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.trunk, self.left, self.right = nn.Conv2d(1, 8, 1), nn.Conv2d(8, 4, 1), nn.Conv2d(8, 4, 1)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            x = self.trunk(x)
+            return self.left(x), self.right(x)
+
+    trace = trace_channels(Shared().eval(), torch.zeros(1, 1, 4, 4))
+    convolutions = [call for call in step_model(trace, 2).calls if call.operator == "convolution"]
+
+    def reads(**kept: tuple[int, ...]) -> list[int]:
+        masks = kept_masks(trace, Plan({name.replace("_", ":"): units for name, units in kept.items()}))
+        return [call.place_in.live(masks) for call in convolutions[1:] if call.place_in is not None]
+
+    assert reads() == [8, 8] and reads(gather_left=(0, 5, 6)) == [3, 8]
+    assert reads(gather_left=(0, 5, 6), trunk=(0, 1, 2, 6)) == [2, 4]
+    assert reads(gather_left=(0, 5, 6), trunk=(1, 2)) == [2, 2]
+
+
 def test_dense_is_met_and_narrower_is_faster(trace: Trace, table: LatencyTable) -> None:
     dense = predict_latency(trace, None, table)
     assert dense.median_ms == pytest.approx(table.knots[-1][1]) and not dense.measured
