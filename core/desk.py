@@ -105,7 +105,7 @@ START_PLANS = (
 def desk_rows(trace: Trace, sensitivity: Sensitivity | None, removed: Mapping[str, int]) -> list[DeskRow]:
     """The bars in network order, locked groups included. ``removed``: units removed per group id."""
     rows = []
-    for group in trace.groups:
+    for group in trace.coupled:
         points = sensitivity.points.get(group.id, ()) if sensitivity else ()
         rows.append(
             DeskRow(
@@ -124,7 +124,7 @@ def desk_rows(trace: Trace, sensitivity: Sensitivity | None, removed: Mapping[st
 
 def row_terms(trace: Trace, terms: list[tuple[float, str | None, str | None]]) -> list[Term]:
     """Terms over group ids as terms over the rows of ``desk_rows``."""
-    index = {group.id: number for number, group in enumerate(trace.groups)}
+    index = {group.id: number for number, group in enumerate(trace.coupled)}
 
     def row(group_id: str | None) -> int:
         return -1 if group_id is None else index[group_id]

@@ -92,16 +92,15 @@ def layer_kind(module: nn.Module | None) -> str:
 def _producing_groups(trace: Trace) -> dict[str, Group]:
     """Layer -> the group its outputs are in; a follower (depthwise, norm) belongs to the group it passes on."""
     found: dict[str, Group] = {}
-    for group in trace.groups:
-        if group.gather_of is None:
-            for member in (*group.by_role("producer"), *group.by_role("follower")):
-                found.setdefault(member.layer, group)
+    for group in trace.coupled:
+        for member in (*group.by_role("producer"), *group.by_role("follower")):
+            found.setdefault(member.layer, group)
     return found
 
 
 def summarise_trace(trace: Trace) -> Overview:
     """How much of the network may leave, and why the rest may not."""
-    own = [group for group in trace.groups if group.gather_of is None]
+    own = trace.coupled
     locked: dict[str, int] = {}
     for group in own:
         if not group.prunable:

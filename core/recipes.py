@@ -103,7 +103,7 @@ def run_recipe(
     say(0.0, "Tracing channels")
     trace = trace_channels(loaded.module, loaded.example)
     if not trace.prunable:
-        raise PlanError(f"{loaded.name} has no group of channels that may leave: {trace.groups[0].reason}.")
+        raise PlanError(f"{loaded.name} has no group of channels that may leave: {trace.coupled[0].reason}.")
     say(0.05, f"Scoring channels by {recipe.criterion}")
     few = _first(data.calibration, SCORE_IMAGES)
     scores = score_channels(trace, few, recipe.criterion, seed=seed, cancelled=cancelled)

@@ -127,7 +127,7 @@ def drop_rows(trace: Trace, sensitivity: Sensitivity, shares: Sequence[float] = 
     share first, groups not measured that far last."""
     rows = [
         DropRow(group.id, group.name, group.units, tuple(_drop(sensitivity, group.id, share) for share in shares))
-        for group in trace.groups
+        for group in trace.coupled
         if group.id in sensitivity.points
     ]
     middle = len(shares) // 2

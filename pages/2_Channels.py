@@ -110,7 +110,7 @@ def show_map(record: Workspace, subject: Subject, scores: Scores, rows: list[Cha
         f"{scope_text(scores, subject)} Rows stand in network order. Criteria have different units: "
         "compare ranks within a group, never values of two criteria."
     )
-    locked = [group for group in subject.trace.groups if not group.prunable]
+    locked = [group for group in subject.trace.coupled if not group.prunable]
     if locked:
         with st.expander(f"{tables.plural(len(locked), 'locked group')}, not in the map"):
             st.dataframe(

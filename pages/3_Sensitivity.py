@@ -122,7 +122,7 @@ def pick(key: str) -> None:
 
 
 def show_curves(subject: Subject, sensitivity: Sensitivity, focus: str, criterion: str) -> None:
-    names = {group.id: group.name for group in subject.trace.groups if group.id in sensitivity.points}
+    names = {group.id: group.name for group in subject.trace.coupled if group.id in sensitivity.points}
     view = chosen(VIEW, list(VIEWS), VIEWS[0])
     quantity = chosen(QUANTITY, list(QUANTITIES), "accuracy")
     session.set_widget_value("menu_group", focus)
@@ -269,7 +269,7 @@ def show(subject: Subject, criterion: str) -> None:
             st.caption("The first curves appear after the first images.")
         return
     tell_origin(subject, sensitivity, found, criterion)
-    ids = [group.id for group in subject.trace.groups if group.id in sensitivity.points]
+    ids = [group.id for group in subject.trace.coupled if group.id in sensitivity.points]
     selected = session.workspace().selected_group
     # The order by what is lost still moves while a scan runs; a focus that jumps would only distract.
     focus = ids[0] if found.active else drop_rows(subject.trace, sensitivity)[0].id

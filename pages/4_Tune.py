@@ -80,7 +80,7 @@ def draw(desk: Desk) -> None:
 
 def selected(desk: Desk) -> str:
     """The group picked last on any page; the first that moves until then."""
-    groups = {group.id: group for group in desk.subject.trace.groups}
+    groups = {group.id: group for group in desk.subject.trace.coupled}
     if desk.record.selected_group in groups:
         return desk.record.selected_group
     return next((group.id for group in desk.subject.trace.prunable), "")

@@ -101,9 +101,9 @@ def reconstruct_layers(
         return reestimate_batchnorm(pruned, trace.example, data, read, on_progress=on_progress, **options), ()
     batches = calibration_batches(module, trace.example, data, images, batch_size)
     original, current = Walk(module, trace.example, batches), Walk(pruned, trace.example, batches)
-    if [step.name for step in original.steps] != [step.name for step in current.steps]:
-        raise PruneError("The pruned network runs other operators than the original, so its layers cannot be paired.")
-    sites = _sites(original, masks)
+    partners = _weights_at(current)
+    sites = {index: site for index, site in _sites(original, masks).items() if site.weight in partners}
+    ahead = 0  # how many steps the pruned walk has run
     fits: list[LayerFit] = []
     generator = torch.Generator().manual_seed(seed)
     with torch.inference_mode():
@@ -111,19 +111,36 @@ def reconstruct_layers(
             if cancelled is not None and cancelled():
                 raise Cancelled("Rebuilding was cancelled.")
             site = sites.get(index)
-            source = current if method == "least-squares" else original
-            inputs = source.values(_input(source.steps[index]).slot) if site is not None else []
+            inputs: list[Tensor] = []
+            if site is not None:
+                partner = partners[site.weight]
+                for step in range(ahead, partner):
+                    current.run(step)
+                ahead = max(ahead, partner)
+                source, place = (current, partner) if method == "least-squares" else (original, index)
+                inputs = source.values(_input(source.steps[place]).slot)
             original.run(index)
             if site is not None:
                 moments = _gather(original, index, site, inputs, method, max_rows, generator)
                 fits.append(_rebuild(original, current, site, moments, method, ridge))
-            current.run(index)
             tell((index + 1) / len(original.steps), f"Rebuilt {len(fits)} of {len(sites)} layers")
     return current.finish(pruned), tuple(fits)
 
 
 def _input(step: Step) -> Any:
     return step.args[1] if step.name == "addmm" else step.args[0]
+
+
+def _weights_at(walk: Walk) -> dict[str, int]:
+    """Weight -> the step that reads it. The pruned network may run other steps between its layers: layers that gather
+    their inputs, attention with fewer heads."""
+    found: dict[str, int] = {}
+    for index, step in enumerate(walk.steps):
+        if step.name in {"convolution", "addmm", "mm", "linear"}:
+            name = walk.name(step.args[2 if step.name == "addmm" else 1])
+            if name is not None:
+                found[name] = index
+    return found
 
 
 def _sites(walk: Walk, masks: Mapping[tuple[str, int], Tensor]) -> dict[int, _Site]:

@@ -52,6 +52,19 @@ class Layout:
                     kept[start + np.asarray(units)] = True
         return kept
 
+    def sources(self, gather: Group) -> list[tuple[str, int]]:
+        """(coupled group, its unit) for every unit of a gather."""
+        member = gather.members[0]
+        index = member.unit_of.numpy()
+        vector = self.vectors[self.vector_of[member.tensor, member.dim]]
+        names, starts = list(self.first), np.asarray(list(self.first.values()))
+        found = []
+        for unit in range(gather.units):
+            number = int(vector[int(np.argmax(index == unit))])
+            place = int(np.searchsorted(starts, number, side="right")) - 1
+            found.append((names[place], number - int(starts[place])))
+        return found
+
     def gathered(self, plan: Plan | None, stays: np.ndarray) -> dict[Key, np.ndarray]:
         """(weight, dimension) -> bool per position, for every consumer that a gather of the plan narrows.
 

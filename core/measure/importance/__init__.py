@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from core.errors import CoreError, MeasureError
 from core.measure.importance import norms as norms
@@ -12,7 +14,7 @@ from core.measure.importance import pivots as pivots
 from core.measure.importance import taylor as taylor
 from core.measure.importance.criteria import CRITERIA, Criterion, Progress, Request, Stop
 from core.measure.walk import require_images
-from core.records import ImageData, Scores, Trace
+from core.records import Group, ImageData, Scores, Trace
 from core.registry import Row, unknown_name
 
 __all__ = ["CRITERIA", "Criterion", "list_criteria", "score_channels"]
@@ -34,7 +36,7 @@ def score_channels(
     cancelled: Stop | None = None,
     **options: Any,
 ) -> Scores:
-    """One score per unit for every group: float64, (units,), finite, higher = keep.
+    """One score per unit for every group, gathers included: float64, (units,), finite, higher = keep.
 
     data: images N x C x H x W with labels; None where the criterion looks at weights only (``needs_images`` of its
     row). seed fixes every random choice. ``on_progress(fraction, message)``. options: those of the criterion's row.
@@ -54,11 +56,17 @@ def score_channels(
     request.check()
     with torch.inference_mode(False):  # gradients can be had also when the caller is in inference mode
         scores = {name: values.double().cpu() for name, values in chosen.score(request).items()}
+    scores.update({group.id: _gathered(trace, group, scores) for group in trace.gathers if group.id not in scores})
     for name, values in scores.items():
         if not bool(torch.isfinite(values).all()):
             raise _not_finite(criterion, name)
     request.report(1.0, f"Scored {len(scores)} groups")
     return Scores(criterion, scores, len(data) if chosen.needs_images and data is not None else 0)
+
+
+def _gathered(trace: Trace, gather: Group, scores: Mapping[str, Tensor]) -> Tensor:
+    """Scores of what one consumer reads: those of the channels themselves."""
+    return torch.stack([scores[group_id][unit] for group_id, unit in trace.layout.sources(gather)])
 
 
 def _not_finite(criterion: str, group: str) -> CoreError:

@@ -32,7 +32,7 @@ def producer_slices(group: Group, state: dict[str, Tensor]) -> list[tuple[Tensor
 def _powers(request: Request, power: int) -> dict[str, Tensor]:
     state = named_state(request.trace.module)
     scores = {}
-    for group in request.trace.groups:
+    for group in request.trace.coupled:
         total = torch.zeros(group.units, dtype=torch.float64)
         for unit_of, slices in producer_slices(group, state):
             total += add_by_unit(group.units, unit_of, slices.abs().pow(power).sum(1))
@@ -59,7 +59,7 @@ def bn_scale(request: Request) -> dict[str, Tensor]:
         if step.name in NORM_STEPS and isinstance(step.args[1], Ref) and step.args[1].slot in tape.state
     }
     scores = {}
-    for group in request.trace.groups:
+    for group in request.trace.coupled:
         total, count = torch.zeros(group.units, dtype=torch.float64), torch.zeros(group.units, dtype=torch.float64)
         for member in group.members:
             if member.tensor in scales:
@@ -77,7 +77,7 @@ def fpgm(request: Request) -> dict[str, Tensor]:
     """
     state = named_state(request.trace.module)
     scores = {}
-    for group in request.trace.groups:
+    for group in request.trace.coupled:
         total = torch.zeros(group.units, dtype=torch.float64)
         for unit_of, slices in producer_slices(group, state):
             mine = slices[unit_of >= 0]
@@ -89,14 +89,14 @@ def fpgm(request: Request) -> dict[str, Tensor]:
 
 def first_k(request: Request) -> dict[str, Tensor]:
     """units, units - 1, ..., 1: the "first k" of He, Zhang, Sun 2017 (arXiv 1707.06168)."""
-    return {g.id: torch.arange(g.units, 0, -1, dtype=torch.float64) for g in request.trace.groups}
+    return {g.id: torch.arange(g.units, 0, -1, dtype=torch.float64) for g in request.trace.coupled}
 
 
 def random_scores(request: Request) -> dict[str, Tensor]:
     """Uniform in 0..1, drawn by the seed and the group's id, so that no group moves another's numbers."""
     return {
         group.id: torch.rand(group.units, generator=request.numbers(group.id), dtype=torch.float64)
-        for group in request.trace.groups
+        for group in request.trace.coupled
     }
 
 

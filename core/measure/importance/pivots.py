@@ -52,7 +52,7 @@ def _score(request: Request, contributions: bool) -> dict[str, Tensor]:
     rows = request.options["rows"]
     if rows is not None and (not isinstance(rows, int) or rows < 1):
         raise MeasureError(f"rows: expected a whole number from 1 up or None, found {rows!r}.")
-    groups = request.trace.groups
+    groups = request.trace.coupled
     wanted = {group.id: rows or max(ROWS_PER_UNIT * group.units, LEAST_ROWS) for group in groups}
     scores: dict[str, Tensor] = {}
     for chunk in _chunks(groups, wanted):

@@ -27,7 +27,7 @@ def taylor(request: Request) -> dict[str, Tensor]:
     data = require_images(request.data, "Taylor importance")
     normalise, weight = _checked(request.options)
     trace, replays = request.trace, Replays(request.trace)
-    totals = {group.id: torch.zeros(group.units, dtype=torch.float64) for group in trace.groups}
+    totals = {group.id: torch.zeros(group.units, dtype=torch.float64) for group in trace.coupled}
     order, size = torch.arange(len(data)), fitting_batch(trace, request.batch_size)
     for number, (images, labels) in enumerate(batches(data, order, size, trace.module), start=1):
         request.check()
@@ -53,7 +53,7 @@ def read_contributions(
     Pooling and flattening behind the nonlinearity leave the sum of gradient times activation as it is (they are
     homogeneous of degree one), so it is taken where the reader reads; the mean is over the positions of the map itself.
     """
-    sites = read_sites(replay.tape, replay.steps, trace.groups)
+    sites = read_sites(replay.tape, replay.steps, trace.coupled)
     read_at = {site.step: site.slot for found in sites.values() for site in found}
     aliases: dict[int, Tensor] = {}
     env: dict[int, Any] = {replay.tape.input: images}
@@ -71,7 +71,7 @@ def read_contributions(
         gradients = _gradients(losses.sum(), aliases)
     products = {index: (gradients[index] * alias.detach()).double() for index, alias in aliases.items()}
     result = {}
-    for group in trace.groups:
+    for group in trace.coupled:
         total = torch.zeros(len(images), group.units, dtype=torch.float64)
         for site in sites[group.id]:
             if site.step in products:
@@ -99,7 +99,7 @@ def macs_per_map(trace: Trace) -> dict[str, float]:
     """Group id -> millions of multiply-adds per image that its producers spend on one unit."""
     per_layer = count_cost(trace).per_layer
     result = {}
-    for group in trace.groups:
+    for group in trace.coupled:
         total = 0.0
         for member in group.by_role("producer"):
             if member.layer in per_layer and not member.tensor.endswith("bias"):

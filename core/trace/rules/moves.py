@@ -283,7 +283,10 @@ def _chosen(flow: Flow, step: Step, labels: Tensor, taken: list[int], rank: int)
     name = flow.tape.state.get(slot)
     if name is None or flow.constant is None or len(taken) != 1 or len(flow.tape.shapes[slot]) != 1:
         return no_labels(rank)
-    return labels.index_select(taken[0], flow.constant(name).cpu())
+    places: list[Tensor | None] = [None] * labels.dim()
+    places[taken[0]] = flow.constant(name).cpu()
+    chosen: Tensor = torch.ops.aten.index(labels, places)
+    return chosen
 
 
 @on("constant_pad_nd")
