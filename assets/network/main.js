@@ -103,7 +103,7 @@ function adopt(map, data) {
     Object.assign(map, { key: data.key, picture: readPicture(data.picture), layout: null, lit: null, hover: null, selected: null, heard: null, widths: null });
     map.titleDepth = titleDepth(map.picture.layers);
     map.empty.hidden = map.picture.layers.length > 0;
-    map.root.dataset.selected = "";
+    Object.assign(map.root.dataset, { selected: "", hover: "" });
     resize(map);
     drawLegend(map);
     showTip(map);
