@@ -2,7 +2,7 @@
 
 // Okabe and Ito (2008), made for colour-blind eyes; groups of several layers take them in turn.
 const HUES = ["#e69f00", "#56b4e9", "#009e73", "#d55e00", "#cc79a7", "#0072b2"];
-const NEAR = { numbers: 38, names: 46, marks: 26, under: 13.5 }; // pixels there must be before these are written
+const NEAR = { numbers: 38, names: 46, marks: 26, above: 9.5, under: 13.5 }; // pixels there must be before these are written
 const DIM = 0.26;
 const JOINS = { add: "+", concat: "∥", multiply: "×", attention: "·" };
 
@@ -38,7 +38,7 @@ function draw(map) {
   context.clearRect(0, 0, map.width, map.height);
   map.colours = coloursOf(map.root);
   const seen = sight(map);
-  const scene = { map, context, ratio, seen, colours: map.colours, zoom: map.view.zoom, lit: litUp(map) };
+  const scene = { map, context, ratio, seen, colours: map.colours, zoom: map.view.zoom, lit: litUp(map), texts: new Map(), marked: [] };
   const shown = (item) => {
     const line = layout.lines[item.line];
     return line.bottom + SIZE.gap > seen.top && line.top < seen.bottom && item.right > seen.left && item.left < seen.right;
@@ -55,7 +55,7 @@ function draw(map) {
     const half = picture.columns[node.column].width * layout.stretch;
     if (shown({ line: place.line, left: place.x - half, right: place.x + half })) drawNode(scene, node, place);
   });
-  context.globalAlpha = 1;
+  writeTexts(scene);
   drawMini(map);
 }
 
@@ -86,7 +86,8 @@ function drawTitles(scene, line) {
   const step = columnRoom(map);
   if (step < 5) return;
   const depth = step >= 30 ? 0 : map.titleDepth;
-  context.font = `600 11px ${colours.family}`;
+  const font = fontOf(colours, 11, 600);
+  context.font = font;
   context.textBaseline = "alphabetic";
   let [said, room] = [null, -Infinity];
   for (let column = line.start; column < line.stop; column += 1) {
@@ -95,7 +96,7 @@ function drawTitles(scene, line) {
     const title = depth ? top.name.split(".").slice(0, -1).slice(0, depth).join(".") : top.block;
     if (title === said) continue;
     const x = toX(map, map.layout.x[column] - SIZE.bar / 2);
-    const width = context.measureText(title).width;
+    const width = textWidth(scene, font, title);
     if (x < room || x > map.width) continue; // it may be said a little later
     said = title;
     context.fillStyle = colours.soft;
@@ -128,6 +129,12 @@ function drawBand(scene, band) {
   context.fillRect(left, y, right - left, thick);
   for (const mark of band.marks) context.fillRect(toX(map, mark) - thick / 2, y - 3 * zoom, thick, 3 * zoom);
   if (lit && lit.group === band.group) context.fillRect(left, y - 1, right - left, thick + 2);
+  const at = Math.max(left, 0) + 12;
+  const crowded = scene.marked.some(([x, height]) => Math.abs(x - at) < 16 && Math.abs(height - y) < 12);
+  if (marksShown(map) || right - at < 10 || crowded) return;
+  scene.marked.push([at, y]);
+  scene.alpha = context.globalAlpha;
+  centred(scene, String(group.number), at, y - 3, 10, colours.soft, 40, 600);
 }
 
 function drawNode(scene, node, place) {
@@ -231,6 +238,8 @@ function rings(scene, node, left, top, wide, high) {
   if (map.hover && map.hover.node === node) ring(colours.ink, 3, 2.5);
 }
 
+// A group's number stands over its bars; where there is no room, at the start of its band.
+const marksShown = (map) => columnRoom(map) >= NEAR.marks && SIZE.mark * map.view.zoom >= NEAR.above;
 const columnRoom = (map) => SIZE.layer * map.layout.stretch * map.view.zoom;
 
 function labels(scene, node, kept, x, top, high, lit) {
@@ -238,53 +247,13 @@ function labels(scene, node, kept, x, top, high, lit) {
   const room = columnRoom(map);
   const lines = Math.floor((SIZE.label * zoom) / NEAR.under);
   const group = node.parts.length ? map.picture.groups[node.parts[0][0]] : null;
-  if (group && group.hue >= 0 && room >= NEAR.marks) centred(scene, String(group.number), x, top - 4, 10.5, colours.soft, room, "600");
+  if (group && group.hue >= 0 && marksShown(map)) centred(scene, String(group.number), x, top - 4, 10.5, colours.soft, room, 600);
   if (lit && !lit.nodes.has(node.index) && !lit.readers.has(node.index)) return;
   const below = top + high + 13;
   if (room >= NEAR.numbers && lines > 0) {
     const both = `${node.channels} → ${kept}`;
-    const text = kept === node.channels ? String(kept) : fits(scene, both, 11, room - 4) ? both : `→ ${kept}`;
-    centred(scene, text, x, below, 11, colours.ink, room - 4, "600");
+    const text = kept === node.channels ? String(kept) : textWidth(scene, fontOf(colours, 11, 600), both) <= room - 4 ? both : `→ ${kept}`;
+    centred(scene, text, x, below, 11, colours.ink, room - 4, 600);
   }
   if (room >= NEAR.names && lines > 1) centred(scene, tail(scene, node.name, room - 5), x, below + 14, 11, colours.soft, room);
-}
-
-const measured = new Map();
-function textWidth(context, text) {
-  const key = `${context.font}|${text}`;
-  if (!measured.has(key)) {
-    if (measured.size > 4000) measured.clear();
-    measured.set(key, context.measureText(text).width);
-  }
-  return measured.get(key);
-}
-
-function fits(scene, text, size, room) {
-  scene.context.font = `600 ${size}px ${scene.colours.family}`;
-  return textWidth(scene.context, text) <= room;
-}
-
-// The end of a layer's name says most: "layer3.5.conv2" -> "…5.conv2"; a bare number says nothing.
-function tail(scene, name, room) {
-  scene.context.font = `11px ${scene.colours.family}`;
-  const good = (text) => textWidth(scene.context, text) <= room;
-  if (good(name)) return name;
-  const parts = name.split(".");
-  for (let at = 1; at < parts.length; at += 1) {
-    const rest = parts.slice(at).join(".");
-    if (/[a-z]/i.test(rest) && good(`…${rest}`)) return `…${rest}`;
-  }
-  for (let length = name.length - 1; length > 6; length -= 1) {
-    if (good(`…${name.slice(-length)}`)) return `…${name.slice(-length)}`;
-  }
-  return "";
-}
-
-function centred(scene, text, x, y, size, colour, room, weight = "400") {
-  const { context, colours } = scene;
-  context.font = `${weight} ${size}px ${colours.family}`;
-  context.fillStyle = colour;
-  context.textAlign = "center";
-  if (textWidth(context, text) <= room) context.fillText(text, x, y);
-  context.textAlign = "left";
 }

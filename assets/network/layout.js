@@ -1,7 +1,7 @@
 // Where everything stands. The picture comes as columns and lanes; like a text it is broken into lines, as many as make
 // the whole network largest in the view at hand. World units are CSS pixels at zoom 1.
 
-const SIZE = { layer: 62, join: 26, end: 34, bar: 24, tallest: 62, least: 6, thin: 14, track: 12, band: 9, label: 36, title: 20, gap: 16, edge: 14 };
+const SIZE = { layer: 62, join: 26, end: 34, bar: 24, tallest: 62, least: 6, thin: 14, track: 12, band: 9, label: 36, mark: 17, title: 25, gap: 16, edge: 14 };
 
 function readPicture(data) {
   const nodes = data.nodes.map(([kind, name, what, column, lane, channels, parts, reads, macs, gather], index) => (
@@ -62,7 +62,7 @@ function linesFor(picture, room) {
   };
   for (const node of picture.nodes) {
     const half = node.height / 2;
-    widen(lines[lineOf[node.column]], node.lane, half + 16, node.kind === "layer" ? half + SIZE.label : half + 6);
+    widen(lines[lineOf[node.column]], node.lane, half + SIZE.mark, node.kind === "layer" ? half + SIZE.label : half + 6);
   }
   for (const { from, to, route } of picture.wires) {
     const ends = [picture.nodes[from].column, picture.nodes[to].column].sort((a, b) => a - b);

@@ -16,7 +16,7 @@ from pages.components import session
 
 ASSETS = Path(__file__).parents[2] / "assets" / "network"
 # Joined in this order into one module: a v2 component takes one text, and nothing is built.
-SCRIPTS = ("layout.js", "draw.js", "mini.js", "tip.js", "input.js", "search.js", "main.js")
+SCRIPTS = ("layout.js", "text.js", "draw.js", "mini.js", "tip.js", "input.js", "search.js", "main.js")
 
 _map = st.components.v2.component(
     "prunescope_network",
