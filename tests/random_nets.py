@@ -15,15 +15,16 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tests.random_blocks import basic, branches, reshaped, tokens, writes
+from tests.random_blocks import basic, branches, reshaped, tokens, weights, writes
 from tests.random_blocks.basic import CONVS, Block, chain, project, space
 from tests.random_blocks.branches import Merge, Twice, UNet
 from tests.zoo import images, randomise
 
 # Blocks with many kinds inside are drawn more often.
 SIMPLE: tuple[type[Block], ...] = (
-    *basic.SIMPLE, *reshaped.SIMPLE, *branches.SIMPLE, *writes.SIMPLE, *tokens.SIMPLE,
-    *(basic.Conv, writes.Move, tokens.Transformer) * 3, reshaped.Fold, writes.Constant, basic.Depthwise, basic.Grouped,
+    *basic.SIMPLE, *reshaped.SIMPLE, *branches.SIMPLE, *writes.SIMPLE, *tokens.SIMPLE, *weights.SIMPLE,
+    *(basic.Conv, writes.Move, tokens.Transformer) * 3, reshaped.Fold, writes.Constant, weights.Product,
+    basic.Depthwise, basic.Grouped,
 )  # fmt: skip
 Head = Literal[
     "mean", "flatten", "max", "adaptive", "two_layers", "conv", "channels_last", "pyramid", "auxiliary", "log_softmax"
@@ -99,13 +100,13 @@ def shape_of(net: NetSpec) -> tuple[int, ...]:
 
 
 def build(net: NetSpec, seed: int = 0) -> nn.Module:
-    """The network in eval mode, float64, every weight random. It has run before: at odd seeds with gradients on."""
+    """The network in eval mode, float64, every weight random."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         module = Net(net, torch.zeros(shape_of(net), dtype=torch.float64)).double()
         randomise(module, seed)
         module.train()
-        with torch.set_grad_enabled(seed % 2 == 1):  # spectral norms find their vectors, batch norms their statistics
+        with torch.no_grad():  # spectral norms find their vectors, batch norms their statistics
             module(images(shape_of(net), 3, seed).double())
     return module.eval()
 
@@ -159,6 +160,17 @@ def nets(dims: int | None = None) -> st.SearchStrategy[NetSpec]:
 def cases(dims: int | None = None) -> st.SearchStrategy[Case]:
     removed = st.sampled_from(_choices(get_type_hints(Case)["removed"]))
     return st.builds(Case, net=nets(dims), removed=removed, seed=st.integers(0, 999))
+
+
+def singles() -> Iterator[Case]:
+    """Every block by itself in 2-d, in its plainest form and with every other choice of every field."""
+    for kind in dict.fromkeys(SIMPLE):
+        choices = {field.name: _choices(get_type_hints(kind)[field.name]) for field in fields(kind)}
+        plain = kind(**{name: values[0] for name, values in choices.items()})
+        others = [replace(plain, **{name: value}) for name, values in choices.items() for value in values[1:]]
+        for number, block in enumerate([plain, *others]):
+            last = basic.Conv(4, 1, 1, "zeros", 1, True, "none", "none", "none")
+            yield Case(NetSpec(2, (block, last), "mean"), 0.5, number)
 
 
 def blocks_of(value: Any) -> Iterator[Block]:

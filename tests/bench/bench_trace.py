@@ -79,6 +79,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--limit", type=float, default=900, help="seconds each part of a network may take (default 900)"
     )
+    parser.add_argument("--memory-gb", type=float, default=16, help="memory a process may ask for (default 16)")
     parser.add_argument("--json", type=Path, default=RESULTS, help="where results go (default build/bench-trace.json)")
     parser.add_argument("--resume", action="store_true", help="keep what the file has, run what it lacks")
     parser.add_argument("--retry", action="store_true", help="as --resume, and run again where ours fell short")
@@ -127,6 +128,7 @@ def run_one(name: str, part: str, options: argparse.Namespace) -> dict[str, Any]
         out = Path(folder) / "result.json"
         command = [sys.executable, str(WORKER), name, str(out), "--part", part]
         command += ["--seeds", str(options.seeds), "--threads", str(options.threads)]
+        command += ["--memory-gb", str(options.memory_gb)]
         try:
             done = subprocess.run(
                 command, cwd=ROOT, env=environment, timeout=options.limit, capture_output=True, text=True, check=False

@@ -203,9 +203,13 @@ def judge(module: nn.Module, trace: Trace, plan: Plan, shape: tuple[int, ...]) -
 
 def cost_ms(trace: Trace) -> float:
     """Median milliseconds of ``count_cost`` over plans that all differ."""
-    plans = [random_plan(trace, REMOVED, seed) for seed in range(COST_PLANS)]
-    count_cost(trace, random_plan(trace, REMOVED, COST_PLANS))
-    return 1000 * statistics.median(timed(lambda plan=plan: count_cost(trace, plan))[0].wall_s for plan in plans)
+    plans = [random_plan(trace, REMOVED, seed) for seed in range(COST_PLANS + 1)]
+    times = []
+    for plan in plans:
+        start = time.perf_counter()
+        count_cost(trace, plan)
+        times.append(1000 * (time.perf_counter() - start))
+    return statistics.median(times[1:])  # the first prepares what the others reuse
 
 
 # --- the peer
@@ -217,6 +221,7 @@ def peer(name: str, note: Callable[..., None]) -> None:
 
     module, example = build(name), example_of(name)
     note(version=importlib.metadata.version("torch-pruning"))
+    note(settled=settle_if_wild(module, example))
     shapes = [leaf.shape for leaf in outputs(module, example)]
     runs: list[tuple[Took, Took]] = []
     while len(runs) < 1 + REPEATS and not (runs and runs[0][0].wall_s + runs[0][1].wall_s > ONCE_ABOVE_S):
@@ -254,6 +259,14 @@ def _width(layer: nn.Module) -> int | None:
 # --- the process
 
 
+def bound_memory(limit_gb: float) -> None:
+    """Asking for more is an error of the one who asks, not the end of everything else on this machine."""
+    with suppress(ImportError, OSError, ValueError):  # not everywhere, and never above what the system allows
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (int(limit_gb * 1e9), resource.getrlimit(resource.RLIMIT_AS)[1]))
+
+
 def brief(error: BaseException) -> str:
     where = traceback.extract_tb(error.__traceback__)[-1]
     text = " ".join(str(error).split())[:300]
@@ -267,9 +280,11 @@ def main() -> None:
     parser.add_argument("--part", choices=("ours", "peer"), default="ours")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--memory-gb", type=float, default=16)
     options = parser.parse_args()
     warnings.simplefilter("ignore")  # deprecations inside the peer and the model collections; nothing is judged by them
     torch.set_num_threads(options.threads)
+    bound_memory(options.memory_gb)
     known: dict[str, Any] = {"threads": options.threads, "load": os.getloadavg()[0], "at": time.time()}
 
     def note(**facts: Any) -> None:

@@ -12,7 +12,19 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 import core.jobs
-from core import Scores, Subject, find_result, job_key, list_criteria, open_subject, score_channels
+from core import (
+    Scores,
+    Subject,
+    draw_network,
+    find_result,
+    group_rows,
+    job_key,
+    list_criteria,
+    open_subject,
+    picture_widths,
+    score_channels,
+    widths_plan,
+)
 from core.store import open_store
 from core.workspace import Workspace, new_token
 
@@ -70,6 +82,11 @@ def text(app: AppTest) -> str:
     return " ".join(element.value for element in (*app.markdown, *app.caption, *app.latex))
 
 
+def components(app: AppTest) -> list[dict[str, Any]]:
+    """What every component of ours was sent."""
+    return [json.loads(one.proto.json) for one in app.get("bidi_component")]
+
+
 def strips(app: AppTest) -> str:
     return " ".join(element.proto.body for element in app.get("html"))
 
@@ -90,16 +107,43 @@ def test_the_map_has_every_prunable_group(subject: Subject) -> None:
     scores = keep(subject, "weight-l2")
     group = subject.trace.prunable[0]
     app = visit(removed={group.id: 3})
-    (component,) = app.get("bidi_component")
-    rows = json.loads(component.proto.json)["rows"]
+    (rows,) = (data["rows"] for data in components(app) if "rows" in data)
     assert [row["id"] for row in rows] == [one.id for one in subject.trace.prunable]
     for row in rows:
         assert row["scores"] == pytest.approx(scores.scores[row["id"]].tolist(), rel=1e-3)
     assert set(rows[0]["pruned"]) == set(scores.ranking(group.id)[-3:])
     locked = [one for one in subject.trace.groups if not one.prunable]
-    table = app.expander[0].dataframe[0].value
+    (table,) = (one.dataframe[0].value for one in app.expander if "not in the map" in one.label)
     assert list(table["Group"]) == [one.name for one in locked]
     assert list(table["Why it stays"]) == [one.reason for one in locked]
+
+
+def test_the_network_map_shows_the_groups_and_the_plans_widths(subject: Subject) -> None:
+    keep(subject, "weight-l2")
+    group = next(group for group in subject.trace.prunable if len(group.layers) > 1)
+    app = visit(removed={group.id: 5}, selected_group=group.id)
+    (picture,) = (data for data in components(app) if "picture" in data)
+    assert picture["picture"] == json.loads(json.dumps(draw_network(subject.trace).to_json()))
+    (sent,) = (data for data in components(app) if "widths" in data)
+    assert sent["key"] == picture["key"] == subject.key and sent["selected"] == group.id
+    plan = widths_plan(subject.trace, {group.id: 5})
+    assert sent["widths"] == picture_widths(subject.trace, plan).to_json()
+    (drawn,) = (one for one in picture["picture"]["groups"] if one[0] == group.id)
+    assert sent["widths"]["kept"][drawn[1] - 1] == group.units - 5
+    dense = visit()
+    assert [data for data in components(dense) if "picture" in data] == [picture], "a plan does not change the picture"
+
+
+def test_the_network_map_is_a_table_too(subject: Subject) -> None:
+    keep(subject, "weight-l2")
+    group = subject.trace.prunable[1]
+    app = visit(removed={group.id: 4})
+    (table,) = (one.dataframe[0].value for one in app.expander if "as a table" in one.label)
+    rows = group_rows(subject.trace, widths_plan(subject.trace, {group.id: 4}))
+    assert list(table["Group"]) == [row.name for row in rows]
+    assert list(table["Before"]) == [row.units for row in rows] and list(table["After"]) == [row.kept for row in rows]
+    assert list(table["Locked because"]) == [row.reason for row in rows]
+    assert "several layers lose the same channels" in text(app)
 
 
 def test_every_criterion_is_on_the_menu_with_its_words(subject: Subject) -> None:

@@ -1,0 +1,83 @@
+"""Choosing an importance criterion, and the scores it gives."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import streamlit as st
+
+from core import Scores, Subject, list_criteria
+from core.jobs import open_jobs
+from core.workspace import Workspace
+from pages.components import session, work
+
+CRITERIA = {row.name: row for row in list_criteria()}
+SEEN, MENU = "channels_criterion", "channels_menu"
+POLLING = "channels_polling"
+SOON_S = 0.4  # weight criteria are ready by then, so no progress bar flashes up
+
+
+def choose_criterion(record: Workspace) -> str:
+    """The menu of criteria with what the chosen one measures, and whether plans use it."""
+    in_use = work.criterion(record)
+    seen = session.choice(SEEN) or in_use
+    session.set_widget_value(MENU, seen if seen in CRITERIA else next(iter(CRITERIA)))
+    left, right = st.columns([5, 6], gap="large")
+    with left:
+        name: str = st.selectbox(
+            "Importance criterion",
+            list(CRITERIA),
+            format_func=lambda name: CRITERIA[name].title,
+            key=MENU,
+            on_change=lambda: session.choose(**{SEEN: session.widget_value(MENU)}),
+        )
+        st.markdown(CRITERIA[name].summary)
+        st.caption(f"Source: {CRITERIA[name].source}")
+    with right:
+        if CRITERIA[name].formula:
+            st.latex(CRITERIA[name].formula)
+        if name == in_use:
+            st.markdown(":blue-badge[:material/check: Plans use this criterion]")
+        else:
+            said = f"Plans use {CRITERIA[in_use].title if in_use in CRITERIA else in_use}."
+            st.button(
+                "Use this criterion for plans",
+                key="use_criterion",
+                icon=":material/done:",
+                help=f"{said} Widths stay as they are; which channels leave, and the curves, follow the criterion.",
+                on_click=lambda: session.update(lambda now: replace(now, criterion=name)),
+            )
+            st.caption(said)
+    return name
+
+
+def ensure_scores(subject: Subject, criterion: str) -> work.Work:
+    """Scores of ``criterion``, or the job that makes them."""
+    found = work.ensure("score", subject, slot="channels", criterion=criterion)
+    if found.active and found.job is not None:
+        open_jobs().wait(found.job.id, SOON_S)
+        found = work.ensure("score", subject, slot="channels", criterion=criterion)
+    return found
+
+
+def wait_for_scores(subject: Subject, criterion: str) -> None:
+    """Progress until the scores are there; then the page is drawn again."""
+    title = CRITERIA[criterion].title
+    found = work.ensure("score", subject, slot="channels", criterion=criterion)
+    if found.done:
+        st.rerun()
+    work.progress(
+        found, f"Scoring by {title}", retry=lambda: work.again("score", subject, criterion=criterion), key="score"
+    )
+    if found.active:
+        st.caption("The map appears here as soon as the scores are known.")
+    if found.active != session.temporary(POLLING):
+        st.rerun()  # begins or ends the polling
+
+
+def scope_text(scores: Scores, subject: Subject) -> str:
+    """On what the scores were computed."""
+    if not scores.images_used:
+        return "Computed from the weights alone; no images."
+    said = f"Computed on {scores.images_used:,} calibration images of {subject.data.name}."
+    return said if subject.real_images else said + " They are random, so these scores mean nothing."

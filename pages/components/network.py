@@ -1,0 +1,65 @@
+"""The network as a map: layers that lose channels together in one colour, before and after the plan.
+
+The map is a canvas; zooming, pointing and searching are JavaScript in ``assets/network``. Its picture is sent once per
+network; what a plan changes travels in a small message of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import streamlit as st
+
+from core import Picture, PictureWidths
+from pages.components import session
+
+ASSETS = Path(__file__).parents[2] / "assets" / "network"
+# Joined in this order into one module: a v2 component takes one text, and nothing is built.
+SCRIPTS = ("layout.js", "text.js", "draw.js", "mini.js", "tip.js", "input.js", "search.js", "main.js")
+
+_map = st.components.v2.component(
+    "prunescope_network",
+    html='<div class="network"></div>',
+    css=(ASSETS / "network.css").read_text(encoding="utf-8"),
+    js="\n".join((ASSETS / name).read_text(encoding="utf-8") for name in SCRIPTS),
+)
+_widths = st.components.v2.component(
+    "prunescope_network_widths",
+    html="<div></div>",
+    js=(ASSETS / "widths.js").read_text(encoding="utf-8"),
+)
+
+
+def network_map(
+    picture: Picture,
+    widths: PictureWidths,
+    *,
+    key: str,
+    of: str,
+    title: str,
+    selected: str | None = None,
+    height: int = 440,
+    on_pick: Callable[[str], None] | None = None,
+) -> str | None:
+    """Draw the map; return the group clicked in this run, None otherwise.
+
+    ``of`` names the network: the browser keeps picture, zoom and place while it stays the same. ``selected``: id of
+    the group with a frame; when it changes the map moves there. ``height``: in pixels. ``on_pick(group_id)`` runs
+    before the script's body, for groups that may shrink.
+    """
+
+    def picked() -> None:
+        pick = (session.widget_value(key) or {}).get("pick")
+        if on_pick and pick:
+            on_pick(pick["id"])
+
+    with st.container(gap=None):
+        result = _map(
+            key=key,
+            data={"key": of, "title": title, "picture": picture.to_json(), "height": height},
+            on_pick_change=picked,
+        )
+        _widths(key=f"{key}_widths", data={"key": of, "widths": widths.to_json(), "selected": selected})
+    pick = result.get("pick")
+    return pick["id"] if pick else None

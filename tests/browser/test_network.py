@@ -1,0 +1,259 @@
+"""The network map under a real mouse and keyboard, on the page Channels of a network with shortcuts."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from core import draw_network, open_subject
+from core.store import FILE_NAME, Store
+from core.workspace import Workspace, new_token
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
+MODEL = "demo/digits-resnet"
+# Feels its way over the canvas until the map says it is on the layer.
+FIND = """(canvas, layer) => {
+  const box = canvas.getBoundingClientRect();
+  for (let y = box.top + 6; y < box.bottom; y += 6) for (let x = box.left + 6; x < box.right; x += 8) {
+    canvas.dispatchEvent(new PointerEvent('pointermove', { clientX: x, clientY: y, pointerType: 'mouse' }));
+    if (canvas.closest('.network').dataset.hover === layer) return [x, y];
+  }
+}"""
+
+
+class Map:
+    """The map in one tab. ``facts``: what it says of itself; ``faults``: what went wrong in its scripts."""
+
+    def __init__(self, page: Any, address: str) -> None:
+        self.page = page
+        self.faults: list[str] = []
+        page.on("pageerror", lambda error: self.faults.append(str(error)))
+        page.goto(address)
+        self.canvas = page.locator(".network .map")
+        self.canvas.wait_for(timeout=60_000)
+        self.canvas.scroll_into_view_if_needed()
+        self.wait(lambda facts: facts.get("selected"))
+
+    @property
+    def facts(self) -> dict[str, str]:
+        return dict(self.page.locator(".network").evaluate("node => ({...node.dataset})"))
+
+    @property
+    def zoom(self) -> float:
+        return float(self.facts["zoom"])
+
+    def wait(self, holds: Callable[[dict[str, str]], Any], seconds: float = 20) -> dict[str, str]:
+        limit = time.monotonic() + seconds
+        while not holds(facts := self.facts):
+            assert time.monotonic() < limit, f"it never became so: {facts}"
+            self.page.wait_for_timeout(30)
+        return facts
+
+    def picture(self) -> str:
+        """All pixels, once they have come to rest."""
+        self.page.wait_for_timeout(400)
+        return str(self.canvas.evaluate("node => node.toDataURL()"))
+
+    def point_at(self, layer: str) -> tuple[float, float]:
+        """Move the mouse onto ``layer``, wherever it is drawn; where that is."""
+        place = self.canvas.evaluate(FIND, layer)
+        assert place, f"{layer} is nowhere under the mouse"
+        self.page.mouse.move(*place)
+        self.wait(lambda facts: facts["hover"] == layer)
+        return float(place[0]), float(place[1])
+
+    def wait_page_shows(self, group: str) -> None:
+        """The page's own menu of groups stands on it: Python heard."""
+        limit = time.monotonic() + 20
+        while (shown := self.page.get_by_label("Group", exact=True).first.input_value()) != group:
+            assert time.monotonic() < limit, f"the page shows {shown}"
+            self.page.wait_for_timeout(50)
+
+    def tip(self) -> str:
+        return str(self.page.locator(".network .tip.shown").inner_text())
+
+
+@pytest.fixture
+def network(app: Any, visitor: Any) -> Iterator[Callable[..., Map]]:
+    """Opens the map with the plan and the selection that a workspace holds; any option of a browser context."""
+    opened: list[tuple[Any, Map]] = []
+
+    def open_one(removed: dict[str, int] | None = None, selected: str = "", **options: Any) -> Map:
+        record = Workspace(
+            new_token(), model_source=MODEL, criterion="weight-l2", removed=removed or {}, selected_group=selected
+        )
+        store = Store(app.home / FILE_NAME)
+        store.save_workspace(record.token, record.to_json(), 0)
+        store.close()
+        context = visitor.new_context(**{"viewport": {"width": 1400, "height": 1000}, **options})
+        opened.append((context, Map(context.new_page(), f"{app.address}/Channels?w={record.token}")))
+        return opened[-1][1]
+
+    yield open_one
+    for context, one in opened:
+        assert one.faults == []
+        context.close()
+
+
+def test_pointing_at_a_layer_lights_its_group_and_tells_of_it(network: Callable[..., Map]) -> None:
+    trace = open_subject(MODEL).trace
+    group = next(group for group in trace.prunable if len(group.layers) == 3)
+    one = network(removed={group.id: 9})
+    at_rest = one.picture()
+    one.point_at(group.layers[1])
+    assert one.picture() != at_rest
+    told = one.tip()
+    assert f"{group.units} → {group.units - 9} channels" in told
+    assert f"{group.units - 9} of {group.units}" in told
+    assert all(layer in told for layer in group.layers) and "MACs" in told
+    readout = one.page.locator(".network .readout").inner_text()
+    assert group.layers[1] in readout and "(3 layers)" in readout
+    one.page.mouse.move(5, 5)
+    one.wait(lambda facts: not facts["hover"])
+    assert one.picture() == at_rest
+
+
+def test_a_locked_layer_says_why(network: Callable[..., Map]) -> None:
+    one = network()
+    x, y = one.point_at("classifier")
+    assert "Locked: feeds the output" in one.tip()
+    one.page.mouse.click(x, y)
+    one.wait(lambda facts: facts["selected"] == "classifier")
+    one.page.wait_for_timeout(500)
+    one.wait_page_shows(open_subject(MODEL).trace.prunable[0].name)
+
+
+def test_a_click_selects_the_group_everywhere(network: Callable[..., Map]) -> None:
+    group = [group for group in open_subject(MODEL).trace.prunable if len(group.layers) == 3][-1]
+    one = network()
+    assert one.facts["selected"] != group.id
+    x, y = one.point_at(group.layers[2])
+    one.page.mouse.click(x, y)
+    one.wait(lambda facts: facts["selected"] == group.id)
+    one.wait_page_shows(group.name)
+    again = Map(one.page, one.page.url)
+    assert again.facts["selected"] == group.id, "the workspace remembers it"
+
+
+def test_the_map_follows_a_selection_made_elsewhere(network: Callable[..., Map]) -> None:
+    group = open_subject(MODEL).trace.prunable[3]
+    one = network()
+    one.page.get_by_label("Group", exact=True).first.click()
+    one.page.keyboard.type(group.name)
+    one.page.wait_for_timeout(300)
+    one.page.keyboard.press("Enter")
+    one.wait(lambda facts: facts["selected"] == group.id)
+
+
+def test_wheel_buttons_and_keys_zoom_and_dragging_pans(network: Callable[..., Map]) -> None:
+    one = network()
+    fitted, far = one.zoom, one.picture()
+    box = one.canvas.bounding_box()
+    one.page.mouse.move(box["x"] + 200, box["y"] + 100)
+    one.page.wait_for_timeout(400)
+    one.page.mouse.wheel(0, -400)
+    near = float(one.wait(lambda facts: float(facts["zoom"]) > 1.2 * fitted)["zoom"])
+    one.page.get_by_role("button", name="Zoom in").click()
+    one.wait(lambda facts: float(facts["zoom"]) > 1.2 * near)
+    assert one.page.locator(".network .mini").is_visible(), "a part is out of sight: the overview is there"
+    before = one.picture()
+    one.page.mouse.move(box["x"] + 600, box["y"] + 120)
+    one.page.mouse.down()
+    one.page.mouse.move(box["x"] + 300, box["y"] + 120, steps=6)
+    one.page.mouse.up()
+    assert one.picture() != before
+    one.canvas.focus()
+    one.page.keyboard.press("0")
+    one.wait(lambda facts: float(facts["zoom"]) == fitted)
+    one.page.mouse.move(5, 5)
+    assert one.picture() == far and not one.page.locator(".network .mini").is_visible()
+    one.page.keyboard.press("+")
+    one.wait(lambda facts: float(facts["zoom"]) > fitted)
+
+
+def test_scrolling_the_page_over_the_map_goes_on(network: Callable[..., Map]) -> None:
+    one = network()
+    box = one.canvas.bounding_box()
+    one.page.mouse.move(box["x"] + 200, box["y"] + 100)
+    one.page.wait_for_timeout(400)
+    one.page.mouse.wheel(0, 300)
+    one.page.wait_for_timeout(300)
+    assert one.canvas.bounding_box()["y"] < box["y"] - 100, "the whole is in view: there is nothing to zoom out of"
+
+
+def test_search_jumps_to_a_layer(network: Callable[..., Map]) -> None:
+    one = network()
+    fitted = one.zoom
+    field = one.page.get_by_role("combobox", name="Find a layer")
+    field.fill("3.1.conv")
+    hits = one.page.locator(".network .found li").all_inner_texts()
+    assert [hit[:14] for hit in hits] == ["stage3.1.conv1", "stage3.1.conv2"]
+    one.page.keyboard.press("ArrowDown")
+    one.page.keyboard.press("Enter")
+    one.wait(lambda facts: facts["hover"] == "stage3.1.conv2" and float(facts["zoom"]) > fitted)
+    assert one.tip().startswith("stage3.1.conv2")
+    field.fill("no such layer")
+    assert "No layer" in one.page.locator(".network .found").inner_text()
+
+
+def test_everything_works_from_the_keyboard(network: Callable[..., Map]) -> None:
+    picture = draw_network(open_subject(MODEL).trace)
+    names = [node.name for node in picture.layers]
+    one = network()
+    one.canvas.focus()
+    one.page.keyboard.press("ArrowRight")
+    one.wait(lambda facts: facts["hover"] == names[0])
+    one.page.keyboard.press("End")
+    one.wait(lambda facts: facts["hover"] == "classifier")
+    one.page.keyboard.press("Escape")
+    one.wait(lambda facts: not facts["hover"])
+    for group in picture.groups[:3]:
+        one.canvas.focus()
+        one.page.keyboard.press("Tab")
+        if group is picture.groups[0]:  # after Escape one Tab leaves
+            one.page.wait_for_timeout(100)
+            assert not one.facts["hover"]
+            one.canvas.focus()
+            one.page.keyboard.press("Tab")
+        one.wait(lambda facts, group=group: facts["hover"] == picture.nodes[group.nodes[0]].name)
+    one.page.keyboard.press("Enter")
+    one.wait(lambda facts: facts["selected"] == picture.groups[2].id)
+    one.wait_page_shows(picture.groups[2].name)
+
+
+def test_a_phone_sees_all_of_it_and_a_finger_zooms(network: Callable[..., Map]) -> None:
+    one = network(viewport={"width": 390, "height": 844}, has_touch=True)
+    assert int(one.facts["lines"]) > 1, "a narrow view breaks the network into lines"
+    assert one.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    fitted = one.zoom
+    box = one.canvas.bounding_box()
+    middle = (box["x"] + box["width"] / 2, box["y"] + min(box["height"], 844 - box["y"]) / 2)
+    driver = one.page.context.new_cdp_session(one.page)
+    for kind, apart in (("touchStart", 20), ("touchMove", 60), ("touchMove", 120), ("touchEnd", 0)):
+        fingers = [{"x": middle[0] + sign * apart, "y": middle[1], "id": sign + 1} for sign in (-1, 1)]
+        driver.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": fingers if apart else []})
+        one.page.wait_for_timeout(50)
+    one.wait(lambda facts: float(facts["zoom"]) > 1.5 * fitted)
+
+
+def test_frames_are_quick_with_two_hundred_layers(network: Callable[..., Map]) -> None:
+    """Measured on one processor without a graphics card; PRUNESCOPE_FRAME_MS sets another limit."""
+    one = network()
+    cost = one.page.evaluate(
+        """async () => {
+          const canvas = [...document.querySelectorAll('*')].map((node) => node.shadowRoot).filter(Boolean)
+            .map((root) => root.querySelector('.network .map')).find(Boolean);
+          const key = (name) => canvas.dispatchEvent(new KeyboardEvent('keydown', { key: name, bubbles: true }));
+          const began = performance.now();
+          for (let turn = 0; turn < 40; turn += 1) {
+            key(turn % 20 < 10 ? '+' : '-');
+            await new Promise(requestAnimationFrame);
+          }
+          return (performance.now() - began) / 40;
+        }"""
+    )
+    assert cost < float(os.environ.get("PRUNESCOPE_FRAME_MS", "60")), f"{cost:.1f} ms a frame"
