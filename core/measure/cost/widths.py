@@ -171,11 +171,11 @@ def _keep_only(stays: np.ndarray, first: int, count: int, units: tuple[int, ...]
 
 
 def _summed(counts: csr_array, home: np.ndarray, power: int) -> np.ndarray:
-    """(dimensions, groups): the sum of counts**power over the units of each group."""
-    found = counts.tocoo()
-    shape = (counts.shape[0], int(home[-1]) + 1)
-    by_group: np.ndarray = csr_array((found.data**power, (found.row, home[found.col])), shape=shape).toarray()
-    return by_group
+    """int64 (dimensions, groups): the sum of counts**power over the units of each group."""
+    rows, groups = counts.shape[0], int(home[-1]) + 1
+    place = np.repeat(np.arange(rows) * groups, np.diff(counts.indptr)) + home[counts.indices]
+    sums: np.ndarray = np.bincount(place, weights=counts.data**power, minlength=rows * groups).astype(np.int64)
+    return sums.reshape(rows, groups)
 
 
 def settled(units: np.ndarray) -> np.ndarray:
