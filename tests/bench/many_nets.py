@@ -15,6 +15,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -34,7 +35,10 @@ SUMS = ("nets", "distinct", "with_groups", "groups", "gathers", "locked", "plans
 
 
 def drawn(seed: int, lot: int, size: int) -> list[Case]:
-    """``size`` different cases (a few less where hypothesis runs out of new ones); lot -1: every block by itself."""
+    """``size`` different cases (a few less where hypothesis runs out of new ones); lot -1: every block by itself.
+
+    Small networks come back in other lots, then with other weights, images and units to remove.
+    """
     if lot < 0:
         return list(singles())
     found: dict[str, Case] = {}
@@ -47,10 +51,10 @@ def drawn(seed: int, lot: int, size: int) -> list[Case]:
     @given(cases())
     def draw(case: Case) -> None:
         if len(found) < size:
-            found.setdefault(repr(case), case)
+            found.setdefault(repr(case.net), case)
 
     draw()
-    return list(found.values())
+    return [replace(case, seed=lot * LOT + index) for index, case in enumerate(found.values())]
 
 
 def run_lot(seed: int, lot: int, size: int) -> dict[str, Any]:
@@ -73,7 +77,8 @@ def run_lot(seed: int, lot: int, size: int) -> dict[str, Any]:
         worst = max(worst, facts.worst)
         operators.update(facts.operators.keys())
     return {
-        "lot": lot, "sums": {**sums, "nets": len(chosen)}, "hashes": [crc32(repr(case).encode()) for case in chosen],
+        "lot": lot, "sums": {**sums, "nets": len(chosen)},
+        "hashes": [crc32(repr(case.net).encode()) for case in chosen],
         "worst": worst, "blocks": dict(blocks), "operators": dict(operators), "failures": failures,
     }  # fmt: skip
 
