@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from core.trace.graph import Tape
     from core.trace.layout import Layout
     from core.trace.rules import Flow
+    from core.trace.written import WrittenWidth
 
 PARTS = ("calibration", "selection", "report")
 
@@ -167,6 +168,7 @@ class Trace:
     ``groups``: coupled groups in network order, then gathers. ``unknown``: operator name -> how often it ran, for
     operators without a rule; the channels they touch are locked. ``flow``, ``layout``: the labels of every tensor on
     the tape, and the places of every unit, as arrays. ``norms``: weights that are stored as (direction, length).
+    ``written``: widths that modules keep as numbers of their own.
     """
 
     module: nn.Module
@@ -177,6 +179,7 @@ class Trace:
     flow: Flow = field(repr=False)
     layout: Layout = field(repr=False)
     norms: tuple[tuple[str, str], ...] = ()
+    written: tuple[WrittenWidth, ...] = ()
 
     @cached_property
     def by_id(self) -> dict[str, Group]:

@@ -16,6 +16,7 @@ from core.trace.hiding import hidden_state, shortened
 from core.trace.labels import Key
 from core.trace.layers.attributes import follow_sizes
 from core.trace.layers.gather import index_of, pick_inputs
+from core.trace.written import set_written, written_values
 
 TOLERANCE = 1e-4  # relative difference allowed between pruned and masked outputs
 SMALL, LEAST, STEP = 4, 64, 32  # the check runs on images SMALL times smaller, in steps of STEP pixels, from LEAST on
@@ -70,6 +71,7 @@ def prune_model(module: nn.Module, trace: Trace, plan: Plan, *, verify: bool = T
     sliced = _sliced_state(state, masks, trace)
     pruned = copy_with(module, lambda name, tensor: sliced[name] if name in sliced else _like(tensor))
     follow_sizes(pruned, module, {name for name, _ in masks}, trace.example)
+    set_written(pruned, written_values(trace.written, trace.flow, trace.layout, trace.layout.stays(plan, trace.by_id)))
     _place_gathers(pruned, trace, plan)
     if verify and masks:
         _verify(pruned, module, trace, plan)

@@ -16,10 +16,11 @@ from core.trace.labels import LabelBook
 from core.trace.layers.heads import why_heads_stay
 from core.trace.layout import Layout
 from core.trace.rules import Flow
-from core.trace.trial import find_fault
+from core.trace.trial import Fault, find_fault, half
+from core.trace.written import WrittenWidth, alike, candidates
 
 ONE_WIDTH = (nn.RNNBase, nn.RNNCellBase)
-TRIALS = 12  # how often groups at fault are locked one after the other before all are
+TRIALS = 40  # how often groups at fault are helped or locked, one after the other, before all are locked
 
 
 def trace_channels(module: nn.Module, example: Tensor, *, mixing: bool = False) -> Trace:
@@ -37,16 +38,47 @@ def trace_channels(module: nn.Module, example: Tensor, *, mixing: bool = False) 
     _lock_fixed_modules(flow.book, module)
     called = tape.called - _sharing(module)
     groups, layout = group_channels(flow.book, called, mixing=mixing)
-    for trial in range(TRIALS if tape.shape_only else 0):
-        fault = find_fault(module, example[:1], flow, groups, layout)
+    written: tuple[WrittenWidth, ...] = ()
+    fault = find_fault(module, example[:1], flow, groups, layout) if tape.shape_only else None
+    for trial in range(TRIALS):
         if fault is None:
             break
+        more = _written(module, example[:1], flow, groups, layout, written, fault)
+        if more:
+            written += more
+            fault = find_fault(module, example[:1], flow, groups, layout, written)
+            continue
         at_fault = fault.groups if trial < TRIALS - 1 else tuple(layout.first)
         _lock_groups(flow.book, groups, layout, at_fault, fault.reason)
         groups, layout = group_channels(flow.book, called, mixing=mixing)
+        fault = find_fault(module, example[:1], flow, groups, layout, written)
+    norms = tuple(dict.fromkeys(flow.book.norms))
     return Trace(
-        module, groups, dict(flow.unknown), tape, example[:1].detach(), flow, layout, tuple(dict.fromkeys(flow.book.norms))
-    )
+        module, groups, dict(flow.unknown), tape, example[:1].detach(), flow, layout, norms, written
+    )  # fmt: skip
+
+
+def _written(
+    module: nn.Module,
+    example: Tensor,
+    flow: Flow,
+    groups: tuple[Group, ...],
+    layout: Layout,
+    known: tuple[WrittenWidth, ...],
+    fault: Fault,
+) -> tuple[WrittenWidth, ...]:
+    """Numbers kept by the running modules that, set to the new widths, carry the network beyond the fault."""
+    if fault.step >= len(flow.tape.steps):
+        return ()
+    step = flow.tape.steps[fault.step]
+    stays = half(groups, layout)
+    for found in candidates(module, fault.running, (*step.reads, *step.outputs), flow, layout, stays):
+        new = tuple(one for one in found if one not in known)
+        if new:
+            next_fault = find_fault(module, example, flow, groups, layout, known + new)
+            if next_fault is None or next_fault.step > fault.step:
+                return new + alike(module, new, fault.step, flow.tape, known)
+    return ()
 
 
 def _label_training_branches(flow: Flow, module: nn.Module, example: Tensor) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
@@ -66,6 +66,7 @@ class Tape:
     shapes: Mapping[int, tuple[int, ...]]
     aliases_written: bool  # an in-place operator wrote through a view: the tape cannot be re-run step by step
     called: frozenset[str] = frozenset()  # convolutions and linear layers that ran as modules
+    entered: Mapping[str, int] = field(default_factory=dict)  # module of the user's own -> the step its forward begins at
     shape_only: bool = True  # False: the network looks at values while it runs, and was recorded on real tensors
 
     @property
@@ -178,10 +179,13 @@ def plain_attention() -> Iterator[None]:
 def _record(module: nn.Module, example: Tensor) -> Tape:
     names = {id(tensor): name for name, tensor in reversed(list(named_state(module).items()))}
     recorder = _Recorder(names)
-    called: set[str] = set()
-    for path, layer in module.named_modules():
+    called: dict[str, int] = {}
+    entered: dict[str, int] = {}
+    for path, layer in module.named_modules():  # of a copy that is thrown away
         if isinstance(layer, CALLED):
-            layer.forward = _noting(layer.forward, path, called)  # a copy that is thrown away
+            layer.forward = _noting(layer.forward, path, called, recorder.steps)
+        elif users_own(layer):
+            layer.forward = _noting(layer.forward, path, entered, recorder.steps)
     with plain_attention(), torch.no_grad(), recorder:
         input_slot = recorder.slot(example)
         recorder.constants.pop(input_slot, None)
@@ -189,16 +193,23 @@ def _record(module: nn.Module, example: Tensor) -> Tape:
     output = tree_map(lambda x: Ref(recorder.slot(x)) if isinstance(x, Tensor) else x, _as_tree(result))
     return Tape(
         tuple(recorder.steps), input_slot, output, recorder.state, recorder.constants, recorder.shapes,
-        recorder.aliases_written, frozenset(called), example.is_meta,
+        recorder.aliases_written, frozenset(called), entered, example.is_meta,
     )  # fmt: skip
 
 
-def _noting(forward: Callable[..., Any], path: str, called: set[str]) -> Callable[..., Any]:
+def _noting(
+    forward: Callable[..., Any], path: str, started: dict[str, int], steps: list[Step]
+) -> Callable[..., Any]:
     def noted(*args: Any, **kwargs: Any) -> Any:
-        called.add(path)
+        started.setdefault(path, len(steps))
         return forward(*args, **kwargs)
 
     return noted
+
+
+def users_own(layer: nn.Module) -> bool:
+    """Whether its code is not PyTorch's."""
+    return not type(layer).__module__.startswith("torch.nn.")
 
 
 def _as_tree(result: Any) -> Any:

@@ -7,7 +7,7 @@ the shape its labels promise. The first that has not names the groups at fault.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,46 +20,69 @@ from torch.utils._pytree import tree_leaves
 from core.records import Group
 from core.trace import shapes
 from core.trace.copies import copy_with
-from core.trace.graph import Step, plain_attention
+from core.trace.graph import Step, plain_attention, users_own
 from core.trace.labels import WeightLabels
 from core.trace.layers.attributes import follow_sizes
 from core.trace.layout import Layout
 from core.trace.rules import Flow
+from core.trace.written import WrittenWidth, set_written, written_values
 
 
 @dataclass(frozen=True)
 class Fault:
-    """The groups whose width the code repeats, and how that showed."""
+    """The groups whose width the code repeats, how that showed, at which step, and in which modules of the user's."""
 
     groups: tuple[str, ...]
     reason: str
+    step: int
+    running: tuple[str, ...]
 
 
 class _Differs(Exception):
     """A tensor has another shape than its labels promise."""
 
 
-def find_fault(module: nn.Module, example: Tensor, flow: Flow, groups: tuple[Group, ...], layout: Layout) -> Fault | None:
+def half(groups: tuple[Group, ...], layout: Layout) -> np.ndarray:
+    """bool (units + 1,): about half of every prunable group stays."""
+    stays = np.ones(layout.units + 1, dtype=bool)
+    for group in groups:
+        if group.prunable and group.gather_of is None:
+            start = layout.first[group.id]
+            stays[start + (group.units + 1) // 2 : start + group.units] = False
+    return stays
+
+
+def find_fault(
+    module: nn.Module,
+    example: Tensor,
+    flow: Flow,
+    groups: tuple[Group, ...],
+    layout: Layout,
+    written: tuple[WrittenWidth, ...] = (),
+) -> Fault | None:
     """Narrow every prunable group to about half and run; None when everything follows."""
     narrowed = [group for group in groups if group.prunable and group.gather_of is None]
     if not narrowed:
         return None
-    stays = np.ones(layout.units + 1, dtype=bool)
-    for group in narrowed:
-        start = layout.first[group.id]
-        stays[start + (group.units + 1) // 2 : start + group.units] = False
-    trial = _narrow(module, layout, stays, example)
+    stays = half(groups, layout)
     watch = _Watch(flow, layout, stays)
+    trial = _narrow(module, layout, stays, example)
+    set_written(trial, written_values(written, flow, layout, stays))
+    for path, layer in trial.named_modules():
+        if users_own(layer):
+            layer.forward = watch.inside(path, layer.forward)
+    image = example.to("meta")
     # Layers may complain in any way of their own about a width they did not expect.
     try:
         with plain_attention(), torch.no_grad(), watch:
-            result = trial(example.to("meta"))
+            result = trial(image)
         if _shapes(result) == [flow.tape.shapes[slot] for slot in flow.tape.output_slots]:
             return None
         said = "the output changes its shape"
     except Exception as error:
         said = "" if isinstance(error, _Differs) else (str(error).splitlines() or [type(error).__name__])[0]
-    return _blame(flow, layout, stays, watch.done, narrowed, said)
+    fault = _blame(flow, layout, stays, watch.done, narrowed, said)
+    return Fault(*fault, watch.done, tuple(watch.running))
 
 
 def _narrow(module: nn.Module, layout: Layout, stays: np.ndarray, example: Tensor) -> nn.Module:
@@ -88,6 +111,18 @@ class _Watch(TorchDispatchMode):
         self.flow, self.layout, self.stays = flow, layout, stays
         self.done = 0
         self.in_step = True
+        self.running: list[str] = []
+
+    def inside(self, path: str, forward: Callable[..., Any]) -> Callable[..., Any]:
+        """``forward``, known to be running until it returns; what fails stays known."""
+
+        def watched(*args: Any, **kwargs: Any) -> Any:
+            self.running.append(path)
+            result = forward(*args, **kwargs)
+            self.running.pop()
+            return result
+
+        return watched
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = shapes.run(func, args, kwargs or {})
@@ -137,7 +172,7 @@ def promised(flow: Flow, layout: Layout, stays: np.ndarray, slot: int) -> tuple[
 
 def _blame(
     flow: Flow, layout: Layout, stays: np.ndarray, done: int, narrowed: list[Group], said: str
-) -> Fault:
+) -> tuple[tuple[str, ...], str]:
     """The narrowed groups whose channels the failing step reads; the nearest before it; at worst all."""
     steps = flow.tape.steps
     for number in range(min(done, len(steps) - 1), max(-1, done - 12), -1):
@@ -146,9 +181,9 @@ def _blame(
         for slots in (activations, step.reads, step.outputs):
             found = _narrow_groups(flow, layout, stays, slots, narrowed)
             if found:
-                return Fault(found, f"its code fixes this width ({_at(step, flow)})")
+                return found, f"its code fixes this width ({_at(step, flow)})"
     everything = tuple(group.id for group in narrowed)
-    return Fault(everything, f"the network does not run when narrowed: {said}"[:160])
+    return everything, (f"the network does not run when narrowed: {said}")[:160]
 
 
 def _at(step: Step, flow: Flow) -> str:

@@ -1,0 +1,107 @@
+"""Widths that modules keep as numbers of their own, and use: ``self.width`` in ``torch.split(x, self.width, 1)``.
+
+No label tells that such a number is a width. But when the narrowed network fails at a step, and a module that is
+running holds a number equal to the width that did not follow, setting that number is worth a try; the trial says
+whether it was right, and every pruned network is compared with the masked one besides.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from torch import nn
+
+from core.trace.graph import Tape
+
+if TYPE_CHECKING:
+    from core.trace.layout import Layout
+    from core.trace.rules import Flow
+
+WIDTH_NAMES = re.compile(r"channel|chs|width|plane|dim|feature|filter|hidden|embed|inner|group|size")
+
+
+@dataclass(frozen=True)
+class WrittenWidth:
+    """Module ``path`` keeps, as ``attribute``, the size of ``axis`` of the tensor in ``slot`` of the tape."""
+
+    path: str
+    attribute: str
+    slot: int
+    axis: int
+
+
+def written_values(
+    written: Iterable[WrittenWidth], flow: Flow, layout: Layout, stays: np.ndarray
+) -> dict[tuple[str, str], int]:
+    """(path, attribute) -> the number it must be when only some units stay."""
+    from core.trace.trial import promised
+
+    return {(one.path, one.attribute): promised(flow, layout, stays, one.slot)[one.axis] for one in written}
+
+
+def candidates(
+    module: nn.Module, running: Iterable[str], slots: Iterable[int], flow: Flow, layout: Layout, stays: np.ndarray
+) -> list[tuple[WrittenWidth, ...]]:
+    """What to try, module by module from the innermost ``running`` one: its numbers that equal a width of ``slots``
+    which did not follow."""
+    from core.trace.trial import promised
+
+    moved: dict[int, tuple[int, int]] = {}
+    for slot in slots:
+        dense = flow.tape.shapes[slot]
+        for axis, size in enumerate(promised(flow, layout, stays, slot)):
+            if size != dense[axis]:
+                moved.setdefault(dense[axis], (slot, axis))
+    found = []
+    for path in list(running)[::-1]:
+        values = vars(module.get_submodule(path))
+        here = tuple(
+            WrittenWidth(path, name, *moved[value])
+            for name, value in values.items()
+            if type(value) is int and value in moved and WIDTH_NAMES.search(name.lower())
+        )
+        if here:
+            found.append(here)
+    return found
+
+
+def alike(
+    module: nn.Module, found: Iterable[WrittenWidth], step: int, tape: Tape, known: Iterable[WrittenWidth]
+) -> tuple[WrittenWidth, ...]:
+    """The same numbers in other modules of the same class, at the same place of their code. ``step``: where it showed."""
+    have = {(one.path, one.attribute) for one in (*known, *found)}
+    more = []
+    for one in found:
+        kind = type(module.get_submodule(one.path))
+        offset = step - tape.entered[one.path]
+        places = _places(tape, step, one)
+        for path, start in tape.entered.items():
+            other = start + offset
+            layer = module.get_submodule(path)
+            if type(layer) is not kind or (path, one.attribute) in have or other >= len(tape.steps):
+                continue
+            if tape.steps[other].op is tape.steps[step].op and places is not None:
+                slots = _slots(tape, other)
+                if places < len(slots) and one.axis < len(tape.shapes[slots[places]]):
+                    if getattr(layer, one.attribute, None) == tape.shapes[slots[places]][one.axis]:
+                        more.append(WrittenWidth(path, one.attribute, slots[places], one.axis))
+                        have.add((path, one.attribute))
+    return tuple(more)
+
+
+def _slots(tape: Tape, step: int) -> list[int]:
+    return [*tape.steps[step].reads, *tape.steps[step].outputs]
+
+
+def _places(tape: Tape, step: int, one: WrittenWidth) -> int | None:
+    slots = _slots(tape, step)
+    return slots.index(one.slot) if one.slot in slots else None
+
+
+def set_written(module: nn.Module, values: Mapping[tuple[str, str], int]) -> None:
+    for (path, attribute), value in values.items():
+        setattr(module.get_submodule(path), attribute, value)
