@@ -19,7 +19,7 @@ from core.trace.layers.gather import index_of, pick_inputs
 from core.trace.written import set_written, written_values
 
 TOLERANCE = 1e-4  # relative difference allowed between pruned and masked outputs
-SMALL, LEAST, STEP = 4, 64, 32  # the check runs on images SMALL times smaller, in steps of STEP pixels, from LEAST on
+SMALL = (32, 96)  # pixels a side of the images that the check tries first: channels do not depend on the size
 HALF = (torch.float16, torch.bfloat16)
 
 Masks = dict[Key, Tensor]
@@ -99,23 +99,26 @@ def _sliced_state(state: Mapping[str, Tensor], masks: Masks, trace: Trace) -> di
     by_name: dict[str, dict[int, Tensor]] = {}
     for (name, dim), mask in masks.items():
         by_name.setdefault(name, {})[dim] = mask
-    sliced = {name: _sliced(name, state[name].detach(), dims) for name, dims in by_name.items()}
+    places = {id(mask): mask.nonzero().flatten() for mask in masks.values()}
+    sliced = {name: _sliced(name, state[name].detach(), dims, places) for name, dims in by_name.items()}
     for direction, length in trace.norms:
         if direction in sliced:
             before = state[direction].detach()
             for dim, mask in by_name[direction].items():
                 if state[length].shape[dim] > 1:  # the outputs; what was read stays whole, to compare with
-                    before = _sliced(direction, before, {dim: mask})
+                    before = _sliced(direction, before, {dim: mask}, places)
             sliced[length] = shortened(before, sliced[direction], sliced.get(length, state[length].detach()))
     return sliced
 
 
-def _sliced(name: str, tensor: Tensor, masks: Mapping[int, Tensor]) -> Tensor:
+def _sliced(name: str, tensor: Tensor, masks: Mapping[int, Tensor], places: Mapping[int, Tensor]) -> Tensor:
+    """``tensor`` at the positions that stay. places: id of a mask -> its positions."""
     layout = torch.channels_last if tensor.dim() == 4 and not tensor.is_contiguous() else torch.contiguous_format
     for dim, mask in sorted(masks.items()):
-        if not mask.any():
+        here = places[id(mask)]
+        if not len(here):
             raise PruneError(f"The plan leaves nothing of {name}: keep at least one channel there.")
-        tensor = tensor.index_select(dim, mask.nonzero().flatten().to(tensor.device))
+        tensor = tensor.index_select(dim, here.to(tensor.device))
     return tensor.contiguous(memory_format=layout)
 
 
@@ -171,8 +174,9 @@ def _difference(pruned: nn.Module, module: nn.Module, trace: Trace, plan: Plan) 
 def _images(example: Tensor, module: nn.Module) -> list[Tensor]:
     """Random images to check with: a smaller one first, because channels do not depend on the size of the image."""
     generator = torch.Generator().manual_seed(0)
-    space = [max(LEAST, round(size / SMALL / STEP) * STEP) if size >= 2 * LEAST else size for size in example.shape[2:]]
-    sizes = list(dict.fromkeys([(*example.shape[:2], *space), tuple(example.shape)]))
+    sides = list(example.shape[2:])
+    smaller = [(*example.shape[:2], *[side] * len(sides)) for side in SMALL if sides and min(sides) > side]
+    sizes = [*smaller, tuple(example.shape)]
     reference = next((tensor for tensor in module.parameters()), example)
     return [torch.randn(size, generator=generator).to(reference) for size in sizes]
 

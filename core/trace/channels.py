@@ -39,7 +39,7 @@ def trace_channels(module: nn.Module, example: Tensor, *, mixing: bool = False) 
     called = tape.called - _sharing(module)
     groups, layout = group_channels(flow.book, called, mixing=mixing)
     written: tuple[WrittenWidth, ...] = ()
-    fault = find_fault(module, example[:1], flow, groups, layout) if tape.shape_only else None
+    fault = find_fault(module, example[:1], flow, groups, layout) if tape.shape_only and tape.repeats_widths else None
     for trial in range(TRIALS):
         if fault is None:
             break

@@ -65,13 +65,14 @@ def _special(layer: nn.Module) -> bool:
 
 def _fill(new: nn.Module, old: nn.Module, memo: dict[int, Any]) -> None:
     fields = new.__dict__
+    fields.update(old.__dict__)
     for key, value in old.__dict__.items():
+        if type(value) in ATOMIC:
+            continue
         if key in OWN:
-            fields[key] = {name: memo.get(id(item), item) for name, item in value.items()}
-        elif type(value) in ATOMIC:
-            fields[key] = value
+            fields[key] = {name: memo.get(id(item), item) for name, item in value.items()} if value else {}
         elif type(value) is tuple and all(type(item) in ATOMIC for item in value):
-            fields[key] = value
+            continue
         elif type(value) in EMPTY and not value:
             fields[key] = type(value)()
         else:

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
 
@@ -24,6 +25,18 @@ from core.trace.copies import named_state as named_state
 
 
 CALLED = (nn.modules.conv._ConvNd, nn.Linear)
+# Calls that read sizes from tensors and weights only, so that they follow whatever becomes narrower.
+WIDTHLESS = frozenset({
+    "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "linear", "batch_norm",
+    "relu", "relu_", "hardtanh", "hardtanh_", "relu6", "hardswish", "hardswish_", "silu", "silu_", "sigmoid", "sigmoid_",
+    "hardsigmoid", "hardsigmoid_", "gelu", "tanh", "elu", "elu_", "leaky_relu", "leaky_relu_", "mish", "prelu", "softmax",
+    "log_softmax", "add", "add_", "iadd", "__iadd__", "__add__", "__radd__", "sub", "__sub__", "mul", "mul_", "__mul__",
+    "__rmul__", "imul", "__imul__", "div", "cat", "concat", "flatten", "mean", "sum", "dropout", "dropout2d", "dropout3d",
+    "alpha_dropout", "feature_dropout", "max_pool1d", "max_pool2d", "max_pool3d", "avg_pool1d", "avg_pool2d", "avg_pool3d",
+    "_max_pool1d", "_max_pool2d", "_max_pool3d", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d",
+    "adaptive_max_pool2d", "_adaptive_avg_pool2d", "boolean_dispatch", "fn", "interpolate", "pad", "__get__", "dim", "size",
+    "is_floating_point", "numel", "detach", "contiguous", "clone", "to", "float", "type_as", "requires_grad_",
+})  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -67,6 +80,7 @@ class Tape:
     aliases_written: bool  # an in-place operator wrote through a view: the tape cannot be re-run step by step
     called: frozenset[str] = frozenset()  # convolutions and linear layers that ran as modules
     entered: Mapping[str, int] = field(default_factory=dict)  # module of the user's own -> the step its forward begins at
+    repeats_widths: bool = True  # a call may have been given a width as a number: narrower networks must be tried
     shape_only: bool = True  # False: the network looks at values while it runs, and was recorded on real tensors
 
     @property
@@ -132,6 +146,20 @@ class _Recorder(TorchDispatchMode):
         return result
 
 
+class _Calls(TorchFunctionMode):
+    """Watches for calls that may name a width: a view to given sizes, a split, a slice, a tensor made by size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.suspicious = False
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.__name__
+        if name not in WIDTHLESS and not self.suspicious:
+            self.suspicious = not (name in {"view", "reshape"} and tuple(args[1:]) == (args[0].shape[0], -1))
+        return func(*args, **(kwargs or {}))
+
+
 @cache
 def _aliasing(func: Any) -> tuple[bool, bool]:
     """(writes one of its arguments, gives a view of one)."""
@@ -186,14 +214,15 @@ def _record(module: nn.Module, example: Tensor) -> Tape:
             layer.forward = _noting(layer.forward, path, called, recorder.steps)
         elif users_own(layer):
             layer.forward = _noting(layer.forward, path, entered, recorder.steps)
-    with plain_attention(), torch.no_grad(), recorder:
+    calls = _Calls()
+    with plain_attention(), torch.no_grad(), calls, recorder:
         input_slot = recorder.slot(example)
         recorder.constants.pop(input_slot, None)
         result = module(example)
     output = tree_map(lambda x: Ref(recorder.slot(x)) if isinstance(x, Tensor) else x, _as_tree(result))
     return Tape(
         tuple(recorder.steps), input_slot, output, recorder.state, recorder.constants, recorder.shapes,
-        recorder.aliases_written, frozenset(called), entered, example.is_meta,
+        recorder.aliases_written, frozenset(called), entered, calls.suspicious, example.is_meta,
     )  # fmt: skip
 
 

@@ -12,7 +12,6 @@ import torch
 from core.records import Group, Member
 from core.trace.labels import Key, LabelBook
 from core.trace.layout import Layout, LayoutBuilder
-from core.trace.rules.layers import MIXING_NORM
 
 PARAMETRISED = ".parametrizations."
 
@@ -76,7 +75,7 @@ def group_channels(book: LabelBook, called: frozenset[str], *, mixing: bool) -> 
 def _families(
     book: LabelBook, unit_of: np.ndarray, places: list[Key], units_at: list[np.ndarray], mixing: bool
 ) -> list[Family]:
-    reasons, mixed = book.reasons(unit_of)
+    texts, locked, mixed = book.reasons(unit_of)
     signature = np.zeros(len(unit_of), dtype=np.int64)  # unit -> number of the set of places where it is born
     sets: list[tuple[int, ...]] = [()]
     known: dict[tuple[int, int], int] = {}
@@ -84,28 +83,35 @@ def _families(
     for index, key in enumerate(places):
         if book.roles.get(key) != "producer" or key[0].endswith("bias"):
             continue
-        units, positions = np.unique(units_at[index], return_index=True)
-        new = units[first[units, 0] < 0]
-        first[new, 0] = index
-        first[units[np.isin(units, new)], 1] = positions[np.isin(units, new)]
-        for old in np.unique(signature[units]).tolist():
+        units, positions = _different(units_at[index])
+        new = first[units, 0] < 0
+        first[units[new], 0] = index
+        first[units[new], 1] = positions[new]
+        before = signature[units]
+        for old in set(before.tolist()):
             if (old, index) not in known:
                 known[old, index] = len(sets)
                 sets.append((*sets[old], index))
-            signature[units[signature[units] == old]] = known[old, index]
-    locked: dict[tuple[int, str | None, bool], list[int]] = defaultdict(list)
-    for unit in np.flatnonzero(signature).tolist():
-        reason = reasons.get(unit)
-        mixes = unit in mixed
-        if reason is None and mixes and not mixing:
-            reason = MIXING_NORM
-        locked[int(signature[unit]), reason, mixes].append(unit)
+            signature[units[before == old]] = known[old, index]
+    reason = locked if mixing else np.where(locked >= 0, locked, mixed)
+    born = np.flatnonzero(signature)
+    born = born[np.lexsort((first[born, 1], first[born, 0]))]
+    kinds = np.stack([signature[born], reason[born], mixed[born] >= 0], axis=1)
+    different, starts, kind_of = np.unique(kinds, axis=0, return_index=True, return_inverse=True)
+    kind_of = kind_of.reshape(-1)
     families = []
-    for (number, reason, mixes), members in locked.items():
-        units = np.asarray(members)
-        units = units[np.lexsort((first[units, 1], first[units, 0]))]
-        families.append(Family(sets[number], units, reason, mixes))
-    return sorted(families, key=lambda family: tuple(first[family.units[0]].tolist()))
+    for kind in np.argsort(starts).tolist():
+        number, why, mixes = different[kind].tolist()
+        text = texts[why] if why >= 0 else None
+        families.append(Family(sets[number], born[kind_of == kind], text, bool(mixes)))
+    return families
+
+
+def _different(units: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The different units in ascending order, and where each stands first."""
+    if len(units) < 2 or (units[1:] > units[:-1]).all():
+        return units, np.arange(len(units))
+    return np.unique(units, return_index=True)
 
 
 def _place_members(
@@ -125,7 +131,7 @@ def _place_members(
         if vector not in cached:
             units = units_at[vector]
             here = number_of[units]
-            present = np.unique(here[here >= 0]).tolist()
+            present = np.flatnonzero(np.bincount(here + 1, minlength=1)[1:]).tolist()
             local = local_of[units]
             cached[vector] = [
                 (number, torch.from_numpy(local if len(present) == 1 and (here >= 0).all()
@@ -173,7 +179,8 @@ def _gathers(
             number = builder.vector_of[key]
             if number not in sources:
                 inside = vectors[number][vectors[number] < total]
-                sources[number] = np.unique(np.searchsorted(starts, inside, side="right") - 1).tolist()
+                origin = np.searchsorted(starts, inside, side="right") - 1
+                sources[number] = np.flatnonzero(np.bincount(origin, minlength=1)).tolist()
             for source in sources[number]:
                 readers[source].add(key[0])
     gathers: dict[Key, Group] = {}
@@ -181,15 +188,17 @@ def _gathers(
         vector = vectors[builder.vector_of[key]]
         origins = sources[builder.vector_of[key]]
         shared = any(len(readers[source]) > 1 or not groups[source].prunable for source in origins)
-        units, firsts, inverse = np.unique(vector, return_index=True, return_inverse=True)
-        inside = units < total
-        if not shared or inside.sum() < 2:
+        if not shared:
             continue
-        order = np.argsort(firsts[inside])  # units in the order in which this layer reads them
-        rank = np.full(len(units), -1)
-        rank[np.flatnonzero(inside)[order]] = np.arange(len(order))
+        units, firsts = _different(vector)
+        firsts = firsts[units < total]
+        if len(firsts) < 2:
+            continue
+        order = vector[np.sort(firsts)]  # units in the order in which this layer reads them
+        rank = np.full(total + 1, -1)
+        rank[order] = np.arange(len(order))
         layer = layer_of(key[0])
-        member = Member(layer, key[0], key[1], "consumer", torch.from_numpy(rank[inverse]))
+        member = Member(layer, key[0], key[1], "consumer", torch.from_numpy(rank[vector]))
         source = groups[int(np.searchsorted(starts, vector[vector < total][0], side="right")) - 1].id
         name = f"inputs of {layer} alone"
         gathers[key] = Group(f"gather:{layer}", name, (layer,), len(order), True, None, (member,), source)

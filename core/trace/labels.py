@@ -48,12 +48,13 @@ class LabelBook:
         self.count = 1
         self.edges: list[tuple[Tensor, Tensor]] = []
         self.locks: list[tuple[Tensor, str]] = []
-        self.mixes: list[Tensor] = []
+        self.mixes: list[tuple[Tensor, str]] = []
         self.weights: dict[Key, Tensor] = {}
         self.sizes: dict[Key, int] = {}
         self.roles: dict[Key, str] = {}
         self.norms: list[tuple[str, str]] = []  # (direction, length): weight = length x direction / |direction|
         self._frozen: dict[Key, str] = {}  # dimensions whose channels may not leave, met or not yet met
+        self._mixed: dict[Key, str] = {}  # the same for channels that are mixed
 
     def fresh(self, size: int) -> Tensor:
         labels = torch.arange(self.count, self.count + size)
@@ -74,22 +75,26 @@ class LabelBook:
             return None
         if dim not in self.weights:
             self.weights[dim] = self.fresh(self.sizes[dim])
-            if dim in self._frozen:
-                self.lock(self.weights[dim], self._frozen[dim])
+            self._met(dim)
         return self.weights[dim]
 
     def join(self, labels: Tensor, dim: Dim) -> None:
         """The channels ``labels`` (one-dimensional) are those along ``dim``."""
         if isinstance(dim, tuple) and dim not in self.weights and self.sizes[dim] == len(labels):
             self.weights[dim] = labels
-            if dim in self._frozen:
-                self.lock(labels, self._frozen[dim])
+            self._met(dim)
             return
         known = self.vector(dim)
         if known is None:
             self.lock(labels, "meets a weight in a way that has no rule")
         else:
             self.tie(labels, known)
+
+    def _met(self, key: Key) -> None:
+        if key in self._frozen:
+            self.lock(self.weights[key], self._frozen[key])
+        if key in self._mixed:
+            self.mix(self.weights[key], self._mixed[key])
 
     def freeze(self, dim: Dim, reason: str) -> None:
         """Channels that meet this dimension, now or later, may never leave."""
@@ -128,11 +133,19 @@ class LabelBook:
             if len(named):
                 self.locks.append((named, reason))
 
-    def mix(self, labels: Tensor) -> None:
-        """These channels are normalised together: the rest changes when one leaves."""
+    def mix(self, labels: Tensor, reason: str) -> None:
+        """Something is computed over these channels together: the rest changes when one leaves."""
         named = _named(labels)
         if len(named):
-            self.mixes.append(named)
+            self.mixes.append((named, reason))
+
+    def mix_dim(self, dim: Dim, reason: str) -> None:
+        """The same for channels that meet a weight's dimension, now or later."""
+        for key in dim.parts if isinstance(dim, Merged) else (dim,):
+            if key is not None:
+                self._mixed.setdefault(key, reason)
+                if key in self.weights:
+                    self.mix(self.weights[key], reason)
 
     def resolve(self) -> np.ndarray:
         """The unit number of every label."""
@@ -145,14 +158,19 @@ class LabelBook:
         unit_of: np.ndarray = connected_components(graph, directed=False)[1]
         return unit_of
 
-    def reasons(self, unit_of: np.ndarray) -> tuple[dict[int, str], set[int]]:
-        """(why each locked unit is locked, the units that are normalised together)."""
-        why: dict[int, str] = {}
-        for labels, reason in self.locks:
-            for unit in np.unique(unit_of[labels.numpy()]).tolist():
-                why.setdefault(unit, reason)
-        mixed = np.unique(unit_of[torch.cat(self.mixes).numpy()]).tolist() if self.mixes else []
-        return why, set(mixed)
+    def reasons(self, unit_of: np.ndarray) -> tuple[list[str], np.ndarray, np.ndarray]:
+        """(reasons, number of the reason that locks each unit, number of the one that mixes it); -1 for none."""
+        texts: list[str] = []
+
+        def first(found: list[tuple[Tensor, str]]) -> np.ndarray:
+            number = np.full(len(unit_of), -1)
+            for labels, reason in reversed(found):  # the first to say so is written last
+                if reason not in texts:
+                    texts.append(reason)
+                number[unit_of[labels.numpy()]] = texts.index(reason)
+            return number
+
+        return texts, first(self.locks), first(self.mixes)
 
 
 def _named(labels: Tensor) -> Tensor:

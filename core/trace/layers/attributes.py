@@ -14,6 +14,7 @@ from core.trace.copies import named_state
 from core.trace.graph import shape_only
 from core.trace.layers.heads import fit_heads
 
+HEADLESS = (nn.modules.conv._ConvNd, nn.Linear, nn.modules.batchnorm._NormBase, nn.Sequential, nn.ModuleList)
 BARE = (nn.modules.instancenorm._InstanceNorm, nn.LayerNorm)
 
 
@@ -32,6 +33,8 @@ def follow_sizes(new: nn.Module, old: nn.Module, changed: Iterable[str], example
             update_layer(layer)
             around += [path, path.rpartition(".")[0]]
     for path in dict.fromkeys(around):
+        if isinstance(before[path], HEADLESS):
+            continue
         fit_heads(new.get_submodule(path), before[path])
     _update_bare_norms(new, example)
 

@@ -12,6 +12,7 @@ from core.trace.rules.flow import Flow, on, slot_of
 from core.trace.rules.products import product
 
 MIXING_NORM = "its normalisation mixes channels: pruned differs from masked"
+STANDARDISED = "weights are standardised over all that they read: pruned differs from masked"
 
 
 @on("convolution")
@@ -134,7 +135,7 @@ def batch_norm(flow: Flow, step: Step) -> None:
     if isinstance(source, WeightLabels):
         for axis, dim in enumerate(source.dims):
             if axis != 1:
-                flow.book.freeze(dim, "its layer's weights are standardised over all that they read")
+                flow.book.mix_dim(dim, STANDARDISED)
         channels = flow.book.vector(source.dims[1])
     else:
         channels = flow.along(slot_of(step.args[0]), 1, "batch norm")
@@ -158,7 +159,7 @@ def group_norm(flow: Flow, step: Step) -> None:
     if channels is not None:
         rows = channels.reshape(groups, -1)
         if groups == 1:
-            flow.book.mix(channels)
+            flow.book.mix(channels, MIXING_NORM)
         else:
             if not isinstance(weight, Ref):
                 flow.book.lock(channels, "its group norm has no weights that could tell the new number of groups")
@@ -189,7 +190,7 @@ def layer_norm(flow: Flow, step: Step) -> None:
                 flow.book.lock(flow.get(value.slot), MIXING_NORM)
                 flow.book.lock(labels, MIXING_NORM)
     if inside:
-        flow.book.mix(labels)
+        flow.book.mix(labels, MIXING_NORM)
         if count > 1:
             flow.book.lock(labels, MIXING_NORM)
     flow.set(step, labels)

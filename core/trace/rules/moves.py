@@ -121,7 +121,7 @@ def along_axis(flow: Flow, step: Step) -> None:
     labels = flow.activation(step.reads[0])
     where = step.args[2] if step.name == "roll" and len(step.args) > 2 else step.args[1] if len(step.args) > 1 else []
     axes = [int(axis) % labels.dim() for axis in ([where] if isinstance(where, int) else list(where))]
-    labels = across(flow, labels, axes or list(range(labels.dim())), f"{step.name} runs across channels")
+    labels = across(flow, labels, axes or list(range(labels.dim())), f"{step.name} runs across channels: pruned differs from masked")
     for output in range(len(step.outputs)):
         flow.set(step, labels, output)
 
@@ -134,7 +134,7 @@ def across(flow: Flow, labels: Tensor, axes: list[int], reason: str) -> Tensor:
         for axis in inside:
             labels = tied_along(labels, axis, flow.book)
     elif inside:
-        flow.book.lock(labels, reason)
+        flow.book.mix(labels, reason)
     return labels
 
 

@@ -57,7 +57,7 @@ def reduce(flow: Flow, step: Step) -> None:
     kept_dim = len(flow.tape.shapes[step.outputs[0]]) == rank
     if isinstance(source, WeightLabels) and len(source.named) > 1:
         for axis in axes:
-            flow.book.freeze(source.dims[axis], "its layer's weights are normalised over all that they read")
+            flow.book.mix_dim(source.dims[axis], "weights are normalised over all that they read: pruned differs from masked")
         left = [None if axis in axes else dim for axis, dim in enumerate(source.dims)]
         kept = tuple(left if kept_dim else [dim for axis, dim in enumerate(left) if axis not in axes])
         for output in range(len(step.outputs)):
@@ -67,9 +67,9 @@ def reduce(flow: Flow, step: Step) -> None:
     lies = varying(labels)
     inside = [axis for axis in lies if axis in axes]
     if inside and len(inside) == len(lies):
-        flow.book.lock(labels, f"{step.name} runs over channels")
+        flow.book.mix(labels, f"{step.name} runs over channels: pruned differs from masked")
         labels = no_labels(rank)
-    for axis in inside:
+    for axis in inside if labels.numel() > 1 else ():
         labels = tied_along(labels, axis, flow.book)
     for output in range(len(step.outputs)):
         flow.set(step, labels if kept_dim else labels.squeeze(tuple(axes)), output)
@@ -165,7 +165,7 @@ def _weights(flow: Flow, step: Step, sources: list[tuple[int, WeightLabels]], ra
         alone = len(here) == 1 and len([dim for dim in met if dim is not None]) == len(step.reads)
         if name not in ZERO_STAYS and not alone:
             for dim in here:
-                flow.book.freeze(dim, "its layer's weights are shifted before use")
+                flow.book.mix_dim(dim, "weights are shifted before use: pruned differs from masked")
         for dim in here[1:]:
             first = flow.book.vector(here[0])
             if first is not None:

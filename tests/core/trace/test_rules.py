@@ -147,7 +147,7 @@ def test_a_weight_takes_the_labels_that_meet_it_first() -> None:
     book.freeze(("late", 0), "because")
     book.weight("late", (3,))
     book.join(others, ("late", 0))
-    assert book.reasons(book.resolve())[0]
+    assert book.reasons(book.resolve())[0] == ["because"]
 
 
 def test_ties_and_locks_spread() -> None:
@@ -157,11 +157,11 @@ def test_ties_and_locks_spread() -> None:
     book.tie(b[:1], c)
     book.lock(c[2:], "because")
     unit_of = book.resolve()
-    reasons, mixed = book.reasons(unit_of)
-    assert not mixed
+    texts, locked, mixed = book.reasons(unit_of)
+    assert (mixed == -1).all()
     assert unit_of[a[0]] == unit_of[b[0]] == unit_of[c[0]] == unit_of[c[2]]
     assert unit_of[a[1]] == unit_of[b[1]] != unit_of[a[0]]
-    assert reasons == {int(unit_of[a[0]]): "because"}
+    assert texts == ["because"] and locked[unit_of[a[0]]] == 0 and locked[unit_of[a[1]]] == -1
 
 
 def test_a_consumer_stays_a_consumer() -> None:
