@@ -155,18 +155,13 @@ def group_rows(trace: Trace, plan: Plan | None = None) -> list[GroupRow]:
     picture = draw_network(trace)
     chosen = plan.kept if plan is not None else {}
     rows = []
-    for group, drawn in zip(coupled_groups(trace), picture.groups, strict=True):
+    for group, drawn in zip(trace.coupled, picture.groups, strict=True):
         layers = tuple(picture.nodes[index].name for index in drawn.nodes) or group.layers
         kept = len(chosen.get(group.id, range(group.units)))
         rows.append(
             GroupRow(drawn.number, group.id, group.name, layers, group.consumers, group.units, kept, drawn.reason)
         )
     return rows
-
-
-def coupled_groups(trace: Trace) -> list[Group]:
-    """The groups without gathers, in network order: a gather is one reader's own choice and moves nothing."""
-    return [group for group in trace.groups if group.gather_of is None]
 
 
 def _alive(picture: Picture, chosen: Mapping[str, Sequence[int]]) -> NDArray[np.bool_]:
@@ -222,18 +217,18 @@ class _Places:
 
 
 def _draw(trace: Trace) -> Picture:
-    groups = coupled_groups(trace)
+    groups = trace.coupled
     flow = data_flow(trace.tape, {member.layer for group in groups for member in group.members})
     columns = column_of(flow)
     lanes = lane_of(flow, columns)
     wires = route_wires(flow, columns, lanes)
     places = _Places(groups, (name for kind, name in flow.nodes if kind == "layer"))
     nodes = _nodes(trace, flow, columns, lanes, places, np.cumsum([0] + [group.units for group in groups]))
-    gathers = {group.members[0].layer: group for group in trace.groups if group.gather_of is not None}
+    gathers = {group.members[0].layer: group for group in trace.gathers}
     alone = {}
     for index, node in enumerate(nodes):
-        gather = gathers.get(node.name) if node.gather else None
-        if gather is not None:
+        gather, read = gathers.get(node.name), places.read.get(node.name)
+        if gather is not None and read is not None and len(gather.members[0].unit_of) == len(read):
             unit_of = gather.members[0].unit_of.numpy()
             alone[index] = (gather.id, gather.units, np.where(unit_of < 0, gather.units, unit_of))
     layers = [node.name if node.kind == "layer" else "" for node in nodes]
@@ -252,7 +247,7 @@ def _nodes(
 ) -> tuple[PictureNode, ...]:
     modules = dict(trace.module.named_modules())
     cost = count_cost(trace).per_layer
-    gathered = {member.layer for group in trace.groups if group.gather_of is not None for member in group.members}
+    gathered = {member.layer for group in trace.gathers for member in group.members}
     nodes = []
     for index, (kind, name) in enumerate(flow.nodes):
         if kind != "layer":

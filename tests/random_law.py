@@ -89,8 +89,10 @@ def hold_the_law(case: Case) -> Facts:
         plans.append(draw_plan(trace, case.removed, case.seed + 1, gathers=True))
     plans = [plan for plan in plans if plan.kept]
     for plan in plans:
-        error, effect = _hold_plan(module, trace, plan, batch, dense, verify=case.seed % 8 == 0)
+        pruned, error, effect = _hold_plan(module, trace, plan, batch, dense, verify=case.seed % 8 == 0)
         worst, changed = max(worst, error), changed + (effect > 1e-6)
+        if plan is plans[-1]:  # the plan that says most; tracing again takes as long as all the rest
+            _hold_afterwards(pruned, module, trace, plan, batch)
     if not same(before, state_of(module)):
         raise LawBroken("untouched", "the module that was lent has changed")
     gathers = len(getattr(trace, "gathers", ()))
@@ -101,8 +103,8 @@ def hold_the_law(case: Case) -> Facts:
 
 def _hold_plan(
     module: nn.Module, trace: Trace, plan: Plan, batch: Tensor, dense: list[Tensor], verify: bool
-) -> tuple[float, float]:
-    """Largest relative difference between pruned and masked, and between masked and dense."""
+) -> tuple[nn.Module, float, float]:
+    """The pruned network; its largest relative difference from the masked one; that of masked from dense."""
     pruned = _must("prune", lambda: prune_model(module, trace, plan, verify=verify))
     masked = _must("mask", lambda: mask_model(module, trace, plan))
     found = _must("does not run", lambda: outputs(pruned, batch))
@@ -114,6 +116,12 @@ def _hold_plan(
     held = sum(parameter.numel() for parameter in pruned.parameters())
     if predicted.params != held:
         raise LawBroken("cost", f"{predicted.params} parameters predicted, {held} held, with {plan.kept}")
+    return pruned, error, max_relative_error(expected, dense)
+
+
+def _hold_afterwards(pruned: nn.Module, module: nn.Module, trace: Trace, plan: Plan, batch: Tensor) -> None:
+    """What was built counts as predicted, can be copied and trains."""
+    predicted = count_cost(trace, plan)
     counted = _must("trace again", lambda: count_cost(trace_channels(pruned, trace.example)))
     if predicted.macs != counted.macs or predicted.params != counted.params:
         raise LawBroken("cost", f"predicted {predicted.macs} MACs, counted {counted.macs}, with {plan.kept}")
@@ -121,7 +129,6 @@ def _hold_plan(
         raise LawBroken("cost by layer", f"predicted {predicted}, counted {counted}"[:500])
     _must("copy", lambda: copy.deepcopy(pruned))
     _must("training", lambda: _train_like(pruned, module, batch))
-    return error, max_relative_error(expected, dense)
 
 
 def _train_like(pruned: nn.Module, module: nn.Module, batch: Tensor) -> None:

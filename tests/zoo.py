@@ -139,7 +139,7 @@ def random_plan(trace: Trace, removed_fraction: float, seed: int) -> Plan:
 
 
 def _collect() -> None:
-    from tests.zoo_nets import basic, branches, locked, reshaped  # noqa: F401 - importing enters their nets
+    from tests.zoo_nets import attention, basic, branches, families, gates, locked, normed, reshaped, shapes  # noqa: F401 - importing enters their nets
 
 
 _collect()

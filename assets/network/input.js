@@ -8,11 +8,12 @@ function refresh(map) {
 }
 
 function leastZoom(map) {
-  return Math.min(map.layout.scale, 1);
+  return map.layout.fitted;
 }
 
 function setView(map, zoom, dx, dy) {
   const { layout, view } = map;
+  if (!layout) return;
   view.zoom = Math.min(ZOOM.most, Math.max(leastZoom(map), zoom));
   // What is smaller than the view stands in its middle; what is larger never leaves it.
   const hold = (size, room, at) => (size * view.zoom <= room ? (room - size * view.zoom) / 2 : Math.min(0, Math.max(room - size * view.zoom, at)));
@@ -27,6 +28,7 @@ function setView(map, zoom, dx, dy) {
 
 function zoomAt(map, factor, x = map.width / 2, y = map.height / 2) {
   stopGlide(map);
+  if (!map.layout) return;
   const { view } = map;
   const zoom = Math.min(ZOOM.most, Math.max(leastZoom(map), view.zoom * factor));
   setView(map, zoom, x - ((x - view.dx) / view.zoom) * zoom, y - ((y - view.dy) / view.zoom) * zoom);
@@ -39,7 +41,7 @@ function centreOn(map, x, y, zoom = map.view.zoom) {
 
 function fit(map) {
   stopGlide(map);
-  setView(map, leastZoom(map), 0, 0);
+  if (map.layout) setView(map, leastZoom(map), 0, 0);
 }
 
 function stopGlide(map) {
@@ -96,7 +98,7 @@ function mainGroup(map, node) {
 
 function nodeAt(map, x, y, slack = 6) {
   let [best, nearest] = [null, Infinity];
-  for (const node of map.picture.nodes) {
+  for (const node of map.layout ? map.picture.nodes : []) {
     const place = map.layout.place[node.index];
     const wide = node.kind === "layer" ? columnRoom(map) / 2 : (SIZE.join / 2) * map.view.zoom;
     const away = Math.abs(toX(map, place.x) - x);
@@ -157,7 +159,7 @@ function onKey(map, event) {
   else if (key === "-" || key === "_") zoomAt(map, 1 / ZOOM.key);
   else if (key === "0") fit(map);
   else if (key === "Escape") {
-    if (document.fullscreenElement) return;
+    if (isFull(map)) return;
     map.leaving = true;
     point(map, null);
   } else if (key === "Enter" || key === " ") choose(map, map.hover && map.hover.group);

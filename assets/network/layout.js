@@ -94,7 +94,8 @@ function linesFor(picture, room) {
   return { lines, lineOf, width: Math.max(...lines.map((line) => line.width)) + 2 * SIZE.edge, height: y - SIZE.gap + SIZE.edge };
 }
 
-function layOut(picture, width, height) {
+// `fitted`: the zoom that shows all of it, `most` at the highest.
+function layOut(picture, width, height, most) {
   const total = picture.columns.reduce((sum, column) => sum + column.width, 0);
   let best = null;
   for (let count = 1; count <= Math.min(60, picture.columns.length); count += 1) {
@@ -105,7 +106,8 @@ function layOut(picture, width, height) {
   }
   // Where lines end early the columns move apart: room for names.
   const natural = best.width - 2 * SIZE.edge;
-  best.stretch = Math.max(1, Math.min(1.7, (width / Math.min(1, best.scale) - 2 * SIZE.edge) / natural));
+  best.fitted = Math.min(most, best.scale);
+  best.stretch = Math.max(1, Math.min(1.7, (width / best.fitted - 2 * SIZE.edge) / natural));
   best.width = natural * best.stretch + 2 * SIZE.edge;
   best.x = [];
   for (const line of best.lines) {

@@ -19,7 +19,7 @@ function createMap(root) {
   tool("−", "Zoom out", "sign", () => zoomAt(map, 1 / ZOOM.key));
   tool("+", "Zoom in", "sign", () => zoomAt(map, ZOOM.key));
   tool("Fit", "Show the whole network", "", () => fit(map));
-  if (document.fullscreenEnabled) tool("Full screen", "Full screen, Esc ends it", "", () => (document.fullscreenElement ? document.exitFullscreen() : root.requestFullscreen()));
+  if (document.fullscreenEnabled) tool("Full screen", "Full screen, Esc ends it", "", () => (isFull(map) ? document.exitFullscreen() : root.requestFullscreen()));
   map.stage = make("div", "stage", root);
   map.canvas = make("canvas", "map", map.stage);
   map.canvas.tabIndex = 0;
@@ -47,13 +47,16 @@ function createMap(root) {
   return map;
 }
 
+// Inside a shadow root the document knows only the host; the root knows its own.
+const isFull = (map) => map.root.getRootNode().fullscreenElement === map.root;
+
 function resize(map) {
   if (!map.picture || !map.stage.clientWidth || !map.picture.layers.length) return;
   const width = map.stage.clientWidth;
-  const full = document.fullscreenElement === map.root;
+  const full = isFull(map);
   const room = full ? map.stage.clientHeight : map.room;
   if (width === map.width && room === map.given && map.layout) return;
-  map.layout = layOut(map.picture, width, room);
+  map.layout = layOut(map.picture, width, room, full ? 1.6 : 1);
   // A small network needs no tall view.
   const height = full ? room : Math.min(room, Math.max(220, Math.ceil(map.layout.height * leastZoom(map)) + 2));
   Object.assign(map, { width, height, given: room });

@@ -16,6 +16,9 @@ def show_coupling(record: Workspace, subject: Subject) -> None:
     plan = widths_plan(trace, record.removed)
     rows = group_rows(trace, plan)
     st.subheader("What moves together", anchor=False)
+    if not rows:
+        st.info("No layer of this network makes channels, so there is nothing to draw.", icon=":material/info:")
+        return
     st.caption(sentence(rows))
     network_map(
         draw_network(trace),

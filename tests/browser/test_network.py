@@ -79,12 +79,13 @@ class Map:
 
 @pytest.fixture
 def network(app: Any, visitor: Any) -> Iterator[Callable[..., Map]]:
-    """Opens the map with the plan and the selection that a workspace holds; any option of a browser context."""
+    """Opens the map of a network under the plan that a workspace holds; any option of a browser context."""
     opened: list[tuple[Any, Map]] = []
 
-    def open_one(removed: dict[str, int] | None = None, selected: str = "", **options: Any) -> Map:
+    def open_one(removed: dict[str, int] | None = None, model: str = MODEL, **options: Any) -> Map:
+        data = "" if model == MODEL else "random"
         record = Workspace(
-            new_token(), model_source=MODEL, criterion="weight-l2", removed=removed or {}, selected_group=selected
+            new_token(), model_source=model, data_source=data, criterion="weight-l2", removed=removed or {}
         )
         store = Store(app.home / FILE_NAME)
         store.save_workspace(record.token, record.to_json(), 0)
@@ -240,9 +241,22 @@ def test_a_phone_sees_all_of_it_and_a_finger_zooms(network: Callable[..., Map]) 
     one.wait(lambda facts: float(facts["zoom"]) > 1.5 * fitted)
 
 
+def test_full_screen_draws_anew_and_comes_back(network: Callable[..., Map]) -> None:
+    one = network()
+    fitted = one.zoom
+    button = one.page.get_by_role("button", name="Full screen")
+    button.click()
+    one.wait(lambda facts: float(facts["zoom"]) > 1.1 * fitted)
+    canvas = one.canvas.evaluate("node => [node.width / node.clientWidth, node.height / node.clientHeight]")
+    assert canvas == pytest.approx([1, 1], abs=0.01), "nothing is stretched"
+    button.click()
+    one.wait(lambda facts: float(facts["zoom"]) == fitted)
+
+
 def test_frames_are_quick_with_two_hundred_layers(network: Callable[..., Map]) -> None:
     """Measured on one processor without a graphics card; PRUNESCOPE_FRAME_MS sets another limit."""
-    one = network()
+    one = network(model="torchvision/densenet201")
+    assert int(one.facts["lines"]) > 3
     cost = one.page.evaluate(
         """async () => {
           const canvas = [...document.querySelectorAll('*')].map((node) => node.shadowRoot).filter(Boolean)

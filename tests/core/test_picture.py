@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from core.load.torchvision_guard import import_torchvision
 from core.measure.cost import count_cost
-from core.picture import Picture, coupled_groups, draw_network, group_rows, picture_widths
+from core.picture import Picture, draw_network, group_rows, picture_widths
 from core.picture_layout import band_levels
 from core.records import Group, Member, Plan, Trace
 from core.trace import trace_channels
@@ -128,18 +128,25 @@ def test_a_stage_of_n_blocks_has_wires_in_proportion_to_n() -> None:
     assert counts[40] < 4 * 40
 
 
+def test_a_network_without_layers_is_an_empty_picture() -> None:
+    trace = traced(nn.Sequential(nn.ReLU(), nn.MaxPool2d(2)))
+    picture = draw_network(trace)
+    assert not picture.layers and not picture.groups and not group_rows(trace)
+    assert wires(picture) == {("input", "output")} and picture_widths(trace).kept == ()
+
+
 def test_a_gather_is_no_group_of_its_own_and_narrows_its_reader_alone() -> None:
     trace = traced(Residual())
     source = next(group for group in trace.prunable if group.units == 6)
     (read,) = [member for member in source.by_role("consumer") if member.layer == "three"]
     # A trace may bring its own by now; this one is the test's.
-    groups = tuple(group for group in trace.groups if group.gather_of is None)
+    groups = trace.coupled
     member = Member("three", read.tensor, read.dim, "consumer", read.unit_of)
     gather = Group("gather:three", "three", (), 6, True, None, (member,), gather_of=source.id)
     trace = replace(trace, groups=(*groups, gather))
     picture = draw_network(trace)
     assert [node.name for node in picture.layers if node.gather] == ["three"]
-    assert len(picture.groups) == len(groups) == len(coupled_groups(trace)) == len(group_rows(trace))
+    assert len(picture.groups) == len(groups) == len(trace.coupled) == len(group_rows(trace))
     (index,) = [number for number, node in enumerate(picture.nodes) if node.name == "three"]
     dense = picture_widths(trace)
     for plan, left in (({"gather:three": (0, 1)}, 2), ({source.id: (0, 4), "gather:three": (0, 1)}, 1),
@@ -173,8 +180,8 @@ def test_every_group_that_may_shrink_is_drawn_with_its_own_layers(net: ZooNet) -
     trace = trace_channels(net.build(), net.example)
     picture = draw_network(trace)
     names = {node.name for node in picture.layers}
-    assert [group.id for group in picture.groups] == [group.id for group in coupled_groups(trace)]
-    for group, drawn in zip(coupled_groups(trace), picture.groups, strict=True):
+    assert [group.id for group in picture.groups] == [group.id for group in trace.coupled]
+    for group, drawn in zip(trace.coupled, picture.groups, strict=True):
         held = {picture.nodes[index].name for index in drawn.nodes}
         assert held <= {member.layer for member in group.members if member.role != "consumer"}
         assert held >= {layer for layer in group.layers if layer in names}
@@ -190,6 +197,8 @@ def test_widths_agree_with_the_cost(net: ZooNet) -> None:
     compared = 0
     for seed, share in enumerate((0.0, 0.4, 0.8)):
         plan = random_plan(trace, share, seed)
+        alone = {group.id: tuple(range(seed, group.units, 2)) for group in trace.gathers if seed and group.units > seed}
+        plan = Plan({**plan.kept, **alone})
         widths, cost = picture_widths(trace, plan), count_cost(trace, plan).per_layer
         for index, node in enumerate(picture.nodes):
             layer = modules.get(node.name)

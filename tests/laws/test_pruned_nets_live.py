@@ -128,10 +128,11 @@ def test_the_gathers_are_the_hand_worked_ones(net: ZooNet) -> None:
     if net.gathers is not None:
         assert {group.id: group.units for group in trace.gathers} == dict(net.gathers)
     for gather in trace.gathers:
-        source = trace.group(gather.gather_of or "")
-        assert gather.id == f"gather:{gather.consumers[0]}" and len(gather.members) == 1
-        assert gather.members[0].role == "consumer" and source.gather_of is None
-        assert not source.prunable or len(source.consumers) > 1, "alone in reading a group that may leave"
+        (reader,) = gather.consumers
+        assert gather.id == f"gather:{reader}" and len(gather.members) == 1
+        assert gather.members[0].role == "consumer" and trace.group(gather.gather_of or "").gather_of is None
+        sources = [group for group in trace.coupled if reader in group.consumers]
+        assert any(not group.prunable or len(group.consumers) > 1 for group in sources), "a gather that nobody needs"
 
 
 @EVERY_NET
@@ -143,18 +144,20 @@ def test_every_gather_alone(net: ZooNet) -> None:
         images(net.shape, 4),
         outputs(module, images(net.shape, 4)),
     )
+    change = 0.0
     for number, gather in enumerate(trace.gathers):
         for kept in (half_of(gather, number), (gather.units - 1,)):
             plan = Plan({gather.id: kept})
             pruned = hold(module, trace, plan, batch)
+            change = max(change, max_relative_error(outputs(pruned, batch), dense))
             if len(kept) < gather.units:
-                assert max_relative_error(outputs(pruned, batch), dense) > 1e-4, f"{gather.id} changed nothing"
                 changed = {
                     name
                     for name, tensor in pruned.named_parameters()
                     if tensor.shape != module.get_parameter(name).shape
                 }
                 assert changed == {gather.members[0].tensor}
+    assert change > 1e-3 or not trace.gathers, "the law would hold by nothing being read"
 
 
 @EVERY_NET

@@ -59,10 +59,10 @@ class EncoderLayer(nn.Module):
 
 
 # patch 1536, packed 4.8.24 = 768, scores and mix 128 each, out 256, head 24. patch 392, attention 288, head 27.
-# Without a norm and with weights asked for, the trunk is free; its width is the module's own, though.
+# Without a norm the trunk is free as well.
 @zoo(
-    3, 8, 8, groups={"attention": 2}, locked={"patch": "", "head": "output"}, macs=2840, params=707,
-    members={"patch": ("patch", "attention.out_proj")}, gathers={"gather:head": 8},
+    3, 8, 8, groups={"patch": 8, "attention": 2}, locked={"head": "output"}, macs=2840, params=707,
+    members={"patch": ("patch", "attention.out_proj")},
 )  # fmt: skip
 class AttentionWeightsAsked(nn.Module):
     """Averaged attention weights are an average over heads: asked for, but unused here. Sequence first."""
@@ -167,8 +167,8 @@ class SplitByWidth(nn.Module):
 
 
 @zoo(
-    3, 8, 8, groups={}, locked={**TRUNK, "attention.qkv": "its code fixes this width"}, macs=MACS, params=PARAMS,
-    members=BORN, gathers={**GATHERS, "gather:attention.proj": 8},
+    3, 8, 8, groups={}, locked={**TRUNK, "attention.qkv": ""}, macs=MACS, params=PARAMS,
+    members=BORN, gathers={**GATHERS, "gather:attention.proj": 2},
 )  # fmt: skip
 class HeadsFromTheTrunk(_Block):
     """Its code needs the packed layer at three times the trunk's width."""
@@ -249,8 +249,9 @@ class WindowAttention(nn.Module):
 # conv1 8.27.64 = 13824, theta, phi and value 4.8.64 = 2048 each, scores 64.64.4 = 16384, mix 16384, back 8.4.64 = 2048,
 # fc 24. conv1 224, theta, phi and value 36 each, back 40, fc 27.
 @zoo(
-    3, 8, 8, groups={"conv1": 8, "value": 4}, locked={"theta": "", "fc": "output"}, macs=54808, params=399,
-    members={"conv1": ("conv1", "back"), "theta": ("theta", "phi")},
+    3, 8, 8, groups={"conv1": 8, "value": 4}, macs=54808, params=399,
+    locked={"theta": "sums over its channels", "phi": "sums over its channels", "fc": "output"},
+    members={"conv1": ("conv1", "back")},
     gathers={"gather:theta": 8, "gather:phi": 8, "gather:value": 8, "gather:fc": 8},
 )  # fmt: skip
 class NonLocal(nn.Module):

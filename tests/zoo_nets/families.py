@@ -152,7 +152,8 @@ class Auxiliary(nn.Module):
 # stem 10368, one 3.6.64 = 1152, three 4.54.64 = 13824, last 5.7.64 = 2240, fc 15; the auxiliary head does not run.
 # stem 168, one 21, three 220, aux 16 + 9, last 40, fc 18.
 @zoo(
-    3, 8, 8, groups={"stem": 6, "one": 3, "three": 4, "last": 5}, locked={"fc": "output"}, macs=27599, params=492
+    3, 8, 8, groups={"stem": 6, "one": 3, "three": 4, "last": 5, "aux.conv": 2},
+    locked={"fc": "output", "aux.fc": "output"}, macs=27599, params=492,
 )  # fmt: skip
 class AuxiliaryHead(nn.Module):
     """GoogLeNet in small: a second head looks at the middle, only while training."""
@@ -240,7 +241,7 @@ class Generator(nn.Module):
         self.code, self.kernel = nn.Linear(6, 4), nn.Linear(4, 54)
 
     def forward(self, x: Tensor) -> Tensor:
-        kernels = self.kernel(F.relu(self.code(pooled(x)))).reshape(-1, 1, 3, 3)
+        kernels = self.kernel(F.elu(self.code(pooled(x)))).reshape(-1, 1, 3, 3)
         batch, channels, height, width = x.shape
         folded = F.conv2d(x.reshape(1, -1, height, width), kernels, padding=1, groups=batch * channels)
         return folded.reshape(batch, channels, height, width)

@@ -132,7 +132,7 @@ class ReshapedByNumber(_Between):
         return x.flatten(2).transpose(1, 2).tanh().transpose(1, 2).reshape(x.shape[0], 8, *x.shape[2:])
 
 
-@zoo(3, 8, 8, groups={"conv2": 4}, locked={"conv1": FIXED, "fc": "output"}, **EIGHT, gathers={"gather:conv2": 8})
+@zoo(3, 8, 8, groups={"conv2": 4}, locked={"conv1": FIXED, "fc": "output"}, **EIGHT, gathers={"gather:conv2": 4})
 class ShuffledByNumber(_Between):
     """A channel shuffle whose group size is a number."""
 
