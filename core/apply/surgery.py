@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_flatten
 from core.errors import PlanError, PruneError
 from core.records import Plan, Trace
 from core.trace.copies import copy_with, named_state
+from core.trace.graph import plain_attention
 from core.trace.hiding import hidden_state, shortened
 from core.trace.labels import Key
 from core.trace.layers.attributes import follow_sizes
@@ -127,7 +128,11 @@ def _place_gathers(pruned: nn.Module, trace: Trace, plan: Plan) -> None:
     stays = layout.stays(plan, trace.by_id)
     for key, reads in layout.gathered(plan, stays).items():
         given = stays[layout.vectors[layout.vector_of[key]]]
-        pick_inputs(pruned.get_submodule(layout.gathers[key].layers[0]), index_of(reads, given))
+        path = layout.gathers[key].layers[0]
+        pick_inputs(pruned.get_submodule(path), index_of(reads, given))
+        around: Any = pruned.get_submodule(path.rpartition(".")[0])
+        if isinstance(around, nn.TransformerEncoderLayer):
+            around.activation_relu_or_gelu = 0  # its fused path would read the weights and pass the layer by
 
 
 def _verify(pruned: nn.Module, module: nn.Module, trace: Trace, plan: Plan) -> None:
@@ -218,7 +223,7 @@ def _run(module: nn.Module, image: Tensor) -> list[Tensor]:
     modes = [(layer, layer.training) for layer in module.modules()]
     module.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), plain_attention():  # the fused path would pass layers by that hide their inputs
             return [leaf for leaf in tree_flatten(module(image))[0] if isinstance(leaf, Tensor)]
     finally:
         for layer, training in modes:

@@ -16,7 +16,7 @@ from core.trace.labels import LabelBook
 from core.trace.layers.heads import why_heads_stay
 from core.trace.layout import Layout
 from core.trace.rules import Flow
-from core.trace.trial import Fault, find_fault, half
+from core.trace.trial import Fault, find_fault
 from core.trace.written import WrittenWidth, alike, candidates
 
 ONE_WIDTH = (nn.RNNBase, nn.RNNCellBase)
@@ -71,8 +71,7 @@ def _written(
     if fault.step >= len(flow.tape.steps):
         return ()
     step = flow.tape.steps[fault.step]
-    stays = half(groups, layout)
-    for found in candidates(module, fault.running, (*step.reads, *step.outputs), flow, layout, stays):
+    for found in candidates(module, fault.running, (*step.reads, *step.outputs), flow, layout, fault.stays):
         new = tuple(one for one in found if one not in known)
         if new:
             next_fault = find_fault(module, example, flow, groups, layout, known + new)
@@ -98,7 +97,9 @@ def _label_training_branches(flow: Flow, module: nn.Module, example: Tensor) -> 
 def _lock_fixed_modules(book: LabelBook, module: nn.Module) -> None:
     """These modules use one width for everything they hold, so no part of it can leave alone."""
     for path, layer in module.named_modules():
-        reason = f"{type(layer).__name__} has one fixed width" if isinstance(layer, ONE_WIDTH) else why_heads_stay(layer)
+        reason = (
+            f"{type(layer).__name__} has one fixed width" if isinstance(layer, ONE_WIDTH) else why_heads_stay(layer)
+        )
         if reason is not None:
             prefix = f"{path}." if path else ""
             for name, dim in list(book.weights):

@@ -34,8 +34,8 @@ WIDTHLESS = frozenset({
     "__rmul__", "imul", "__imul__", "div", "cat", "concat", "flatten", "mean", "sum", "dropout", "dropout2d", "dropout3d",
     "alpha_dropout", "feature_dropout", "max_pool1d", "max_pool2d", "max_pool3d", "avg_pool1d", "avg_pool2d", "avg_pool3d",
     "_max_pool1d", "_max_pool2d", "_max_pool3d", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d",
-    "adaptive_max_pool2d", "_adaptive_avg_pool2d", "boolean_dispatch", "fn", "interpolate", "pad", "__get__", "dim", "size",
-    "is_floating_point", "numel", "detach", "contiguous", "clone", "to", "float", "type_as", "requires_grad_",
+    "adaptive_max_pool2d", "_adaptive_avg_pool2d", "boolean_dispatch", "fn", "pad", "dim", "device", "dtype", "is_cuda",
+    "is_cpu", "requires_grad", "is_sparse", "is_quantized", "layout", "grad_fn", "is_floating_point", "numel", "detach", "contiguous", "clone", "to", "float", "type_as", "requires_grad_",
 })  # fmt: skip
 
 
@@ -79,7 +79,7 @@ class Tape:
     shapes: Mapping[int, tuple[int, ...]]
     aliases_written: bool  # an in-place operator wrote through a view: the tape cannot be re-run step by step
     called: frozenset[str] = frozenset()  # convolutions and linear layers that ran as modules
-    entered: Mapping[str, int] = field(default_factory=dict)  # module of the user's own -> the step its forward begins at
+    spans: Mapping[str, list[tuple[int, int]]] = field(default_factory=dict)  # module -> steps of each of its runs
     repeats_widths: bool = True  # a call may have been given a width as a number: narrower networks must be tried
     shape_only: bool = True  # False: the network looks at values while it runs, and was recorded on real tensors
 
@@ -147,7 +147,7 @@ class _Recorder(TorchDispatchMode):
 
 
 class _Calls(TorchFunctionMode):
-    """Watches for calls that may name a width: a view to given sizes, a split, a slice, a tensor made by size."""
+    """Watches for calls that may name a width, or ask for one: a view to given sizes, a split, a slice, ``x.shape``."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -155,8 +155,9 @@ class _Calls(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func.__name__
-        if name not in WIDTHLESS and not self.suspicious:
-            self.suspicious = not (name in {"view", "reshape"} and tuple(args[1:]) == (args[0].shape[0], -1))
+        if name == "__get__":
+            name = func.__self__.__name__
+        self.suspicious = self.suspicious or name not in WIDTHLESS
         return func(*args, **(kwargs or {}))
 
 
@@ -170,7 +171,9 @@ def _aliasing(func: Any) -> tuple[bool, bool]:
 
 def shape_only(module: nn.Module) -> nn.Module:
     """A copy of ``module`` whose parameters and buffers are meta tensors: structure without numbers."""
-    return copy_with(module, lambda name, tensor: torch.empty_like(tensor, device="meta"), loose=lambda tensor: tensor.detach())
+    return copy_with(
+        module, lambda name, tensor: torch.empty_like(tensor, device="meta"), loose=lambda tensor: tensor.detach()
+    )
 
 
 def record_tape(module: nn.Module, example: Tensor, *, training: bool = False) -> Tape:
@@ -207,13 +210,13 @@ def plain_attention() -> Iterator[None]:
 def _record(module: nn.Module, example: Tensor) -> Tape:
     names = {id(tensor): name for name, tensor in reversed(list(named_state(module).items()))}
     recorder = _Recorder(names)
-    called: dict[str, int] = {}
-    entered: dict[str, int] = {}
+    spans: dict[str, list[tuple[int, int]]] = {}
+    called = set()
     for path, layer in module.named_modules():  # of a copy that is thrown away
-        if isinstance(layer, CALLED):
-            layer.forward = _noting(layer.forward, path, called, recorder.steps)
-        elif users_own(layer):
-            layer.forward = _noting(layer.forward, path, entered, recorder.steps)
+        if isinstance(layer, CALLED) or users_own(layer):
+            layer.forward = _noting(layer.forward, spans.setdefault(path, []), recorder.steps)
+            if isinstance(layer, CALLED):
+                called.add(path)
     calls = _Calls()
     with plain_attention(), torch.no_grad(), calls, recorder:
         input_slot = recorder.slot(example)
@@ -222,23 +225,23 @@ def _record(module: nn.Module, example: Tensor) -> Tape:
     output = tree_map(lambda x: Ref(recorder.slot(x)) if isinstance(x, Tensor) else x, _as_tree(result))
     return Tape(
         tuple(recorder.steps), input_slot, output, recorder.state, recorder.constants, recorder.shapes,
-        recorder.aliases_written, frozenset(called), entered, calls.suspicious, example.is_meta,
+        recorder.aliases_written, frozenset(path for path in called if spans[path]), spans, calls.suspicious, example.is_meta,
     )  # fmt: skip
 
 
-def _noting(
-    forward: Callable[..., Any], path: str, started: dict[str, int], steps: list[Step]
-) -> Callable[..., Any]:
+def _noting(forward: Callable[..., Any], spans: list[tuple[int, int]], steps: list[Step]) -> Callable[..., Any]:
     def noted(*args: Any, **kwargs: Any) -> Any:
-        started.setdefault(path, len(steps))
-        return forward(*args, **kwargs)
+        start = len(steps)
+        result = forward(*args, **kwargs)
+        spans.append((start, len(steps)))
+        return result
 
     return noted
 
 
 def users_own(layer: nn.Module) -> bool:
-    """Whether its code is not PyTorch's."""
-    return not type(layer).__module__.startswith("torch.nn.")
+    """Whether its code is not PyTorch's; attention counts too, because a headed one runs other code."""
+    return not type(layer).__module__.startswith("torch.nn.") or isinstance(layer, nn.MultiheadAttention)
 
 
 def _as_tree(result: Any) -> Any:
@@ -249,3 +252,14 @@ def _as_tree(result: Any) -> Any:
 def tree_slots(tree: Any, visit: Callable[[int], Any]) -> Any:
     """``tree`` with every Ref replaced by ``visit(slot)``."""
     return tree_map(lambda x: visit(x.slot) if isinstance(x, Ref) else x, tree)
+
+
+def needed_steps(tape: Tape) -> tuple[Step, ...]:
+    """The steps whose results reach the output, in order."""
+    needed = set(tape.output_slots)
+    kept = []
+    for step in reversed(tape.steps):
+        if needed.intersection(step.outputs):
+            kept.append(step)
+            needed.update(step.reads)
+    return tuple(reversed(kept))

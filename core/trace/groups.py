@@ -66,6 +66,7 @@ def group_channels(book: LabelBook, called: frozenset[str], *, mixing: bool) -> 
     alone = [
         key for key in places
         if book.roles.get(key) == "consumer" and key[0].endswith(".weight") and layer_of(key[0]) in called
+        and key[0] not in book.computed
     ]  # fmt: skip
     gathers = _gathers(groups, first, book, alone, builder, vectors, total)
     layout = Layout(total, offsets, by_label, vectors, builder.vector_of, gathers, frozenset(alone))
@@ -156,7 +157,17 @@ def _named(families: Sequence[Family], places: list[Key]) -> tuple[Group, ...]:
         name = group_id if len(layers) == 1 else f"{group_id} + {len(layers) - 1} more"
         members = tuple(family.members)
         result.append(
-            Group(group_id, name, layers, len(family.units), reason is None, reason, members, None, family.mixing)
+            Group(
+                group_id,
+                name,
+                layers,
+                len(family.units),
+                reason is None,
+                reason,
+                members,
+                None,
+                family.mixing and reason is None,
+            )
         )
     return tuple(result)
 

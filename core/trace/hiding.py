@@ -47,9 +47,7 @@ def shortened(before: Tensor, after: Tensor, length: Tensor) -> Tensor:
     return length * torch.where(old > 0, new / old, torch.ones_like(old))
 
 
-def hidden_weights(
-    trace: Trace, group: Group, kept: Sequence[int], state: Mapping[str, Tensor]
-) -> dict[str, Tensor]:
+def hidden_weights(trace: Trace, group: Group, kept: Sequence[int], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The consumers' weights with zeros where they would read a unit of ``group`` that is not ``kept``, by name."""
     stays = torch.zeros(group.units + 1, dtype=torch.bool)
     stays[list(kept)] = True

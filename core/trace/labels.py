@@ -53,6 +53,8 @@ class LabelBook:
         self.sizes: dict[Key, int] = {}
         self.roles: dict[Key, str] = {}
         self.norms: list[tuple[str, str]] = []  # (direction, length): weight = length x direction / |direction|
+        self.shifted: dict[Key, str] = {}
+        self.computed: set[str] = set()  # weights that are not used as they are
         self._frozen: dict[Key, str] = {}  # dimensions whose channels may not leave, met or not yet met
         self._mixed: dict[Key, str] = {}  # the same for channels that are mixed
 
@@ -89,6 +91,12 @@ class LabelBook:
             self.lock(labels, "meets a weight in a way that has no rule")
         else:
             self.tie(labels, known)
+
+    def shift_dim(self, dim: Dim, reason: str) -> None:
+        """A zero in this dimension of a weight does not stay a zero: what it reads cannot be hidden by zeros."""
+        for key in dim.parts if isinstance(dim, Merged) else (dim,):
+            if key is not None:
+                self.shifted.setdefault(key, reason)
 
     def _met(self, key: Key) -> None:
         if key in self._frozen:

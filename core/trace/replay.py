@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
 from core.errors import TraceError
-from core.trace.graph import Ref, Step, Tape, named_state, tree_slots
+from core.trace.graph import Ref, Step, Tape, named_state, needed_steps, tree_slots
 
 Edits = Mapping[str, Tensor]
 
@@ -100,17 +100,6 @@ class Replay:
             raise TraceError("The network returns no tensor.")
         result: Tensor = self.value(slots[0], env, {})
         return result
-
-
-def needed_steps(tape: Tape) -> tuple[Step, ...]:
-    """The steps whose results reach the output, in order."""
-    needed = set(tape.output_slots)
-    kept = []
-    for step in reversed(tape.steps):
-        if needed.intersection(step.outputs):
-            kept.append(step)
-            needed.update(step.reads)
-    return tuple(reversed(kept))
 
 
 def readers(tape: Tape) -> Iterator[tuple[int, Step]]:

@@ -76,7 +76,15 @@ def _binary_in_place(x: Tensor, y: Any, **_: Any) -> Any:
 
 
 def _convolution(
-    x: Tensor, weight: Tensor, bias: Any, stride: Any, padding: Any, dilation: Any, transposed: bool, extra: Any, groups: int
+    x: Tensor,
+    weight: Tensor,
+    bias: Any,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    transposed: bool,
+    extra: Any,
+    groups: int,
 ) -> Any:
     sizes = weight.shape
     if transposed or len(x.shape) != len(sizes) or not plain(x, weight):

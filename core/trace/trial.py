@@ -24,31 +24,45 @@ from core.trace.graph import Step, plain_attention, users_own
 from core.trace.labels import WeightLabels
 from core.trace.layers.attributes import follow_sizes
 from core.trace.layout import Layout
-from core.trace.rules import Flow
+from core.trace.rules import MOVES, Flow
 from core.trace.written import WrittenWidth, set_written, written_values
 
 
 @dataclass(frozen=True)
 class Fault:
-    """The groups whose width the code repeats, how that showed, at which step, and in which modules of the user's."""
+    """The groups whose width the code repeats, how that showed, at which step, in which modules of the user's, and
+    which units had stayed."""
 
     groups: tuple[str, ...]
     reason: str
     step: int
     running: tuple[str, ...]
+    stays: np.ndarray
+
+
+COMES_OR_GOES = MOVES | {
+    "clone",
+    "contiguous",
+    "copy_",
+    "empty",
+    "as_strided",
+    "alias",
+    "detach",
+    "_to_copy",
+    "empty_strided",
+}
 
 
 class _Differs(Exception):
     """A tensor has another shape than its labels promise."""
 
 
-def half(groups: tuple[Group, ...], layout: Layout) -> np.ndarray:
-    """bool (units + 1,): about half of every prunable group stays."""
+def half(groups: list[Group], layout: Layout) -> np.ndarray:
+    """bool (units + 1,): about half of each of the groups stays."""
     stays = np.ones(layout.units + 1, dtype=bool)
     for group in groups:
-        if group.prunable and group.gather_of is None:
-            start = layout.first[group.id]
-            stays[start + (group.units + 1) // 2 : start + group.units] = False
+        start = layout.first[group.id]
+        stays[start + (group.units + 1) // 2 : start + group.units] = False
     return stays
 
 
@@ -60,17 +74,32 @@ def find_fault(
     layout: Layout,
     written: tuple[WrittenWidth, ...] = (),
 ) -> Fault | None:
-    """Narrow every prunable group to about half and run; None when everything follows."""
-    narrowed = [group for group in groups if group.prunable and group.gather_of is None]
-    if not narrowed:
-        return None
-    stays = half(groups, layout)
+    """Narrow every prunable group to about half and run, then every second one, then the others; None when everything
+    follows. Two widths in one expression (``channels // heads``) only show when one of them moves alone."""
+    free = [group for group in groups if group.prunable and group.gather_of is None]
+    for narrowed in (free, free[::2], free[1::2]):
+        fault = _try(module, example, flow, narrowed, layout, written) if narrowed else None
+        if fault is not None:
+            return fault
+    return None
+
+
+def _try(
+    module: nn.Module,
+    example: Tensor,
+    flow: Flow,
+    narrowed: list[Group],
+    layout: Layout,
+    written: tuple[WrittenWidth, ...],
+) -> Fault | None:
+    stays = half(narrowed, layout)
     watch = _Watch(flow, layout, stays)
     trial = _narrow(module, layout, stays, example)
     set_written(trial, written_values(written, flow, layout, stays))
     for path, layer in trial.named_modules():
         if users_own(layer):
-            layer.forward = watch.inside(path, layer.forward)
+            headed = type(layer) is not type(module.get_submodule(path))
+            layer.forward = watch.inside(path, layer.forward, headed)
     image = example.to("meta")
     # Layers may complain in any way of their own about a width they did not expect.
     try:
@@ -82,7 +111,7 @@ def find_fault(
     except Exception as error:
         said = "" if isinstance(error, _Differs) else (str(error).splitlines() or [type(error).__name__])[0]
     fault = _blame(flow, layout, stays, watch.done, narrowed, said)
-    return Fault(*fault, watch.done, tuple(watch.running))
+    return Fault(*fault, watch.done, tuple(watch.running), stays)
 
 
 def _narrow(module: nn.Module, layout: Layout, stays: np.ndarray, example: Tensor) -> nn.Module:
@@ -110,16 +139,23 @@ class _Watch(TorchDispatchMode):
         super().__init__()
         self.flow, self.layout, self.stays = flow, layout, stays
         self.done = 0
-        self.in_step = True
         self.running: list[str] = []
+        self.headed = 0  # how many modules with other code are running
 
-    def inside(self, path: str, forward: Callable[..., Any]) -> Callable[..., Any]:
-        """``forward``, known to be running until it returns; what fails stays known."""
+    def inside(self, path: str, forward: Callable[..., Any], headed: bool) -> Callable[..., Any]:
+        """``forward``, known to be running until it returns; what fails stays known. ``headed``: it runs other steps
+        than the tape tells, and is not compared inside."""
+        spans = iter(self.flow.tape.spans.get(path, ()))
 
         def watched(*args: Any, **kwargs: Any) -> Any:
             self.running.append(path)
+            self.headed += headed
             result = forward(*args, **kwargs)
+            self.headed -= headed
             self.running.pop()
+            stop = next(spans, (0, self.done))[1]
+            if headed and not self.headed:
+                self.done = stop
             return result
 
         return watched
@@ -127,15 +163,26 @@ class _Watch(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = shapes.run(func, args, kwargs or {})
         steps = self.flow.tape.steps
-        # Narrow tensors may be laid out otherwise, and then other moves run: from there on only the end is compared.
-        self.in_step = self.in_step and self.done < len(steps) and steps[self.done].op is func
-        if self.in_step:
+        # Narrow tensors may be laid out otherwise, and then moves come or go; anything else is another computation.
+        if self.headed or func.overloadpacket.__name__ in COMES_OR_GOES:
+            return result
+        while self.done < len(steps) and steps[self.done].name in COMES_OR_GOES:
+            self.done += 1
+        if self.done < len(steps) and steps[self.done].op is func:
             step = steps[self.done]
+            if torch.Tag.pointwise in func.tags and _numbers(args) != _numbers(step.args):
+                raise _Differs  # the code computes with a width
             for slot, shape in zip(step.outputs, _shapes(result), strict=False):
                 if slot in self.flow.slots and shape != promised(self.flow, self.layout, self.stays, slot):
                     raise _Differs
             self.done += 1
+        else:
+            raise _Differs
         return result
+
+
+def _numbers(args: Any) -> list[float]:
+    return [value for value in args if type(value) in (int, float)]
 
 
 def _shapes(result: Any) -> list[tuple[int, ...]]:
@@ -198,7 +245,11 @@ def _narrow_groups(
     for slot in slots:
         labels = flow.slots.get(slot)
         if isinstance(labels, WeightLabels):
-            vectors = [layout.vectors[layout.vector_of[d]] for d in labels.dims if isinstance(d, tuple) and d in layout.vector_of]
+            vectors = [
+                layout.vectors[layout.vector_of[d]]
+                for d in labels.dims
+                if isinstance(d, tuple) and d in layout.vector_of
+            ]
         elif labels is not None:
             vectors = [layout.unit_of_label[labels.numpy()].reshape(-1)]
         else:
@@ -210,5 +261,3 @@ def _narrow_groups(
         for group in narrowed
         if any(layout.first[group.id] <= unit < layout.first[group.id] + group.units for unit in units)
     )
-
-

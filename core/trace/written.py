@@ -77,10 +77,12 @@ def alike(
     more = []
     for one in found:
         kind = type(module.get_submodule(one.path))
-        offset = step - tape.entered[one.path]
+        if not tape.spans.get(one.path):
+            continue
+        offset = step - tape.spans[one.path][0][0]
         places = _places(tape, step, one)
-        for path, start in tape.entered.items():
-            other = start + offset
+        for path, spans in tape.spans.items():
+            other = spans[0][0] + offset if spans else len(tape.steps)
             layer = module.get_submodule(path)
             if type(layer) is not kind or (path, one.attribute) in have or other >= len(tape.steps):
                 continue

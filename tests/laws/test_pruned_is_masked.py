@@ -91,8 +91,8 @@ class WidthInTheCode(nn.Module):
         return self.conv3(self.conv2(x.reshape(x.shape[0], 6, *x.shape[2:])))
 
 
-class WidthAsValue(nn.Module):
-    """It computes with its width, so that a narrower one is another function: found by comparing."""
+class WidthAsDistance(nn.Module):
+    """It moves its picture by its width, so that a narrower one is another function: found by comparing."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -101,7 +101,7 @@ class WidthAsValue(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv1(x)
-        return self.conv3(self.conv2(x / x.shape[1]))
+        return self.conv3(self.conv2(x.roll(x.shape[1], 2)))
 
 
 def test_a_width_in_the_code_is_locked() -> None:
@@ -114,7 +114,7 @@ def test_a_width_in_the_code_is_locked() -> None:
 
 
 def test_input_is_untouched_after_failure() -> None:
-    module = WidthAsValue().train()
+    module = WidthAsDistance().train()
     example = images((1, 3, 8, 8), 1)
     trace = trace_channels(module, example)
     before = state_of(module)
@@ -128,7 +128,7 @@ def test_input_is_untouched_after_failure() -> None:
 
 
 def test_the_group_at_fault_is_named() -> None:
-    module = WidthAsValue()
+    module = WidthAsDistance()
     trace = trace_channels(module, images((1, 3, 8, 8), 1))
     with pytest.raises(PruneError, match="Group conv1: pruned alone, the network differs from the masked network"):
         prune_model(module, trace, random_plan(trace, 0.5, 0))

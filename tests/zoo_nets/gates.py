@@ -137,7 +137,7 @@ class CoordinateAttention(nn.Module):
 # conv1 224, mask 9, squeeze 18, norm 4, excite 24, fc 27.
 @zoo(
     3, 8, 8, groups={"conv1": 8}, locked={"squeeze": "normalisation mixes channels", "fc": "output"},
-    macs=14904, params=306, members={"conv1": ("conv1", "excite")}, mixing={"squeeze": 2},
+    macs=14904, params=306, members={"conv1": ("conv1", "excite")},
     gathers={"gather:mask": 8, "gather:squeeze": 8, "gather:excite": 2, "gather:fc": 8},
 )  # fmt: skip
 class GlobalContext(nn.Module):

@@ -211,7 +211,7 @@ class ResponseNormed(nn.Module):
 
 # stem 1536, gate 4.8.12 = 384, up 384, down 384, head 24. stem 392, norm 8, gate 108, up 108, down 104, head 27.
 @zoo(
-    3, 8, 8, groups={"gate": 12}, locked={"stem": "normalisation mixes channels", "head": "output"},
+    3, 8, 8, groups={"gate": 12}, locked={"stem": "pruned differs from masked", "head": "output"},
     macs=2712, params=747, members={"gate": ("gate", "up"), "stem": ("stem", "down")}, mixing={"stem": 8},
     gathers={"gather:gate": 8, "gather:up": 8, "gather:head": 8},
 )  # fmt: skip

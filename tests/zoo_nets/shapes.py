@@ -116,7 +116,7 @@ class HalvesJoinedByShape(_Between):
         return torch.cat([x[:, :half].tanh(), x[:, half:].cos()], 1)
 
 
-@zoo(3, 8, 8, groups={"conv2": 4}, locked={"conv1": "", "fc": "output"}, **EIGHT, gathers={"gather:conv2": 8})
+@zoo(3, 8, 8, groups={"conv2": 4}, locked={"conv1": "", "fc": "output"}, **EIGHT, gathers={"gather:conv2": 4})
 class HalvesJoinedByNumber(_Between):
     """Runs with fewer channels, but others than the masked network's would pass through each branch."""
 

@@ -16,7 +16,7 @@ class GatherConv1d(nn.Conv1d):
     """Reads ``gather_index`` of the channels (axis 1) it is given."""
 
     def forward(self, input: Tensor) -> Tensor:
-        return super().forward(input.index_select(1, self.gather_index))
+        return self._conv_forward(input.index_select(1, self.gather_index), self.weight, self.bias)
 
 
 class GatherConv2d(nn.Conv2d):
@@ -33,6 +33,63 @@ class GatherConv3d(nn.Conv3d):
         return self._conv_forward(input.index_select(1, self.gather_index), self.weight, self.bias)
 
 
+class GatherConvTranspose1d(nn.ConvTranspose1d):
+    """Reads ``gather_index`` of the channels (axis 1) it is given."""
+
+    def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
+        input = input.index_select(1, self.gather_index)
+        extra = self._output_padding(
+            input,
+            output_size,
+            self.stride,
+            self.padding,
+            self.kernel_size,
+            1,
+            self.dilation,  # type: ignore[arg-type]
+        )
+        return nn.functional.conv_transpose1d(
+            input, self.weight, self.bias, self.stride, self.padding, extra, self.groups, self.dilation
+        )
+
+
+class GatherConvTranspose2d(nn.ConvTranspose2d):
+    """Reads ``gather_index`` of the channels (axis 1) it is given."""
+
+    def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
+        input = input.index_select(1, self.gather_index)
+        extra = self._output_padding(
+            input,
+            output_size,
+            self.stride,
+            self.padding,
+            self.kernel_size,
+            2,
+            self.dilation,  # type: ignore[arg-type]
+        )
+        return nn.functional.conv_transpose2d(
+            input, self.weight, self.bias, self.stride, self.padding, extra, self.groups, self.dilation
+        )
+
+
+class GatherConvTranspose3d(nn.ConvTranspose3d):
+    """Reads ``gather_index`` of the channels (axis 1) it is given."""
+
+    def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
+        input = input.index_select(1, self.gather_index)
+        extra = self._output_padding(
+            input,
+            output_size,
+            self.stride,
+            self.padding,
+            self.kernel_size,
+            3,
+            self.dilation,  # type: ignore[arg-type]
+        )
+        return nn.functional.conv_transpose3d(
+            input, self.weight, self.bias, self.stride, self.padding, extra, self.groups, self.dilation
+        )
+
+
 class GatherLinear(nn.Linear):
     """Reads ``gather_index`` of the features (last axis) it is given."""
 
@@ -44,6 +101,9 @@ KNOWN: dict[type, type] = {
     nn.Conv1d: GatherConv1d,
     nn.Conv2d: GatherConv2d,
     nn.Conv3d: GatherConv3d,
+    nn.ConvTranspose1d: GatherConvTranspose1d,
+    nn.ConvTranspose2d: GatherConvTranspose2d,
+    nn.ConvTranspose3d: GatherConvTranspose3d,
     nn.Linear: GatherLinear,
 }
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from core.trace.graph import Ref, Step, Tape
+from core.trace.graph import Ref, Step, Tape, needed_steps
 from core.trace.labels import Key, LabelBook, WeightLabels, no_labels, tied_along, varying
 
 Labels = Tensor | WeightLabels
@@ -25,16 +25,22 @@ class Flow:
     ``constant``: gives the values of a buffer by its state name, for operators whose effect depends on them.
     """
 
-    def __init__(self, tape: Tape, book: LabelBook | None = None, constant: Callable[[str], Tensor] | None = None) -> None:
+    def __init__(
+        self, tape: Tape, book: LabelBook | None = None, constant: Callable[[str], Tensor] | None = None
+    ) -> None:
         self.tape = tape
         self.book = book or LabelBook()
         self.constant = constant
         self.slots: dict[int, Labels] = {}
         self.unknown: Counter[str] = Counter()
-        self.cuts: list[tuple[Tensor, list[int]]] = []  # channels cut into rows by a view: labels, and the axes they fill
+        self.raw: set[int] = set()  # weights as they are stored, or only moved
+        self.cuts: list[
+            tuple[Tensor, list[int]]
+        ] = []  # channels cut into rows by a view: labels, and the axes they fill
 
     def run(self) -> None:
-        for step in self.tape.steps:
+        # What nothing reads (the averaged weights of an attention layer) says nothing about channels.
+        for step in self.tape.steps if self.tape.aliases_written else needed_steps(self.tape):
             rule(step)(self, step)
         for slot in self.tape.output_slots:
             self.book.lock(self.get(slot), "feeds the output")
@@ -45,6 +51,8 @@ class Flow:
             shape = self.tape.shapes[slot]
             name = self.tape.state.get(slot)
             self.slots[slot] = self.book.weight(name, shape) if name else no_labels(len(shape))
+            if name:
+                self.raw.add(slot)
         return self.slots[slot]
 
     def activation(self, slot: int) -> Tensor:

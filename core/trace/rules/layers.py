@@ -27,6 +27,7 @@ def convolution(flow: Flow, step: Step) -> None:
         flow.set(step, no_labels(len(shape)))
         return
     read = flow.along(x, 1, "convolution")
+    note_computed(flow, slot_of(step.args[1]), weight)
     if groups == 1:
         into, made = (weight.dims[0], weight.dims[1]) if transposed else (weight.dims[1], weight.dims[0])
         out = read_and_make(flow, read, into, made)
@@ -37,12 +38,19 @@ def convolution(flow: Flow, step: Step) -> None:
     flow.set(step, out.reshape((1, -1) + (1,) * (len(shape) - 2)))
 
 
+def note_computed(flow: Flow, slot: int, weight: WeightLabels) -> None:
+    if slot not in flow.raw:
+        flow.book.computed.update(dim[0] for dim in weight.dims if isinstance(dim, tuple))
+
+
 def read_and_make(flow: Flow, read: Tensor | None, into: Dim, made: Dim) -> Tensor | None:
     """A layer that mixes: its weight reads ``read`` along one dimension and makes channels along the other."""
     book = flow.book
     book.set_role(into, "consumer")
     book.set_role(made, "producer")
     if read is not None and into is not None:
+        if into in book.shifted:
+            book.mix(read, book.shifted[into])  # type: ignore[index]
         book.join(read, into)
     elif read is not None:
         book.lock(read, "a layer's only input channel")
@@ -119,6 +127,7 @@ def matmul(flow: Flow, step: Step) -> None:
         flow.set(step, labels)
         return
     read = flow.along(slot_of(x), -1, "linear layer")
+    note_computed(flow, slot_of(w), weight)
     out = read_and_make(flow, read, into, made)
     add_bias(flow, out, bias, "producer")
     rank = len(flow.tape.shapes[step.outputs[0]])
@@ -195,7 +204,7 @@ def layer_norm(flow: Flow, step: Step) -> None:
             flow.book.lock(labels, MIXING_NORM)
     flow.set(step, labels)
     for output in range(1, len(step.outputs)):  # statistics: one per position
-        flow.set(step, no_labels(rank), output)
+        flow.set(step, no_labels(rank) if inside else labels, output)
 
 
 @on("_weight_norm_interface", "_weight_norm")
@@ -234,5 +243,3 @@ def embedding(flow: Flow, step: Step) -> None:
     if isinstance(weight, WeightLabels):
         flow.book.set_role(weight.dims[1], "producer")
     flow.set(step, no_labels(rank) if vector is None else vector.reshape((1,) * (rank - 1) + (-1,)))
-
-

@@ -26,6 +26,8 @@ def move(flow: Flow, step: Step) -> None:
         moved = _move_weight(flow, step, source)
         if moved is not None:
             flow.set(step, moved)
+            if step.reads[0] in flow.raw:
+                flow.raw.update(step.outputs)
             return
     labels = flow.activation(step.reads[0])
     before, after = flow.tape.shapes[step.reads[0]], flow.tape.shapes[step.outputs[0]]
@@ -121,7 +123,9 @@ def along_axis(flow: Flow, step: Step) -> None:
     labels = flow.activation(step.reads[0])
     where = step.args[2] if step.name == "roll" and len(step.args) > 2 else step.args[1] if len(step.args) > 1 else []
     axes = [int(axis) % labels.dim() for axis in ([where] if isinstance(where, int) else list(where))]
-    labels = across(flow, labels, axes or list(range(labels.dim())), f"{step.name} runs across channels: pruned differs from masked")
+    labels = across(
+        flow, labels, axes or list(range(labels.dim())), f"{step.name} runs across channels: pruned differs from masked"
+    )
     for output in range(len(step.outputs)):
         flow.set(step, labels, output)
 
@@ -215,6 +219,18 @@ def split(flow: Flow, step: Step) -> None:
         flow.set(step, part, output)
 
 
+@on("glu")
+def gated_linear_unit(flow: Flow, step: Step) -> None:
+    """One half gates the other: they lose the same places."""
+    labels = flow.activation(step.reads[0])
+    axis = (int(step.args[1]) if len(step.args) > 1 else -1) % labels.dim()
+    if labels.shape[axis] > 1:
+        first, second = labels.chunk(2, dim=axis)
+        flow.book.tie(first, second)
+        labels = first
+    flow.set(step, labels)
+
+
 @on("slice", "select", "narrow")
 def cut(flow: Flow, step: Step) -> None:
     """A part of an axis. Of channels, only one of equal parts (a half by its size) may be taken: the parts are tied."""
@@ -272,7 +288,10 @@ def index(flow: Flow, step: Step) -> None:
         flow.book.lock(labels, "an index picks some of its channels")
         flow.set(step, _chosen(flow, step, labels, taken, rank))
         return
-    narrow = [None if axis not in picked else torch.zeros(picked[axis], dtype=torch.int64) for axis in range(len(labels.shape))]
+    narrow = [
+        None if axis not in picked else torch.zeros(picked[axis], dtype=torch.int64)
+        for axis in range(len(labels.shape))
+    ]
     result: Any = torch.ops.aten.index(labels, narrow)
     flow.set(step, compact(result))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -57,7 +59,9 @@ def reduce(flow: Flow, step: Step) -> None:
     kept_dim = len(flow.tape.shapes[step.outputs[0]]) == rank
     if isinstance(source, WeightLabels) and len(source.named) > 1:
         for axis in axes:
-            flow.book.mix_dim(source.dims[axis], "weights are normalised over all that they read: pruned differs from masked")
+            flow.book.mix_dim(
+                source.dims[axis], "weights are normalised over all that they read: pruned differs from masked"
+            )
         left = [None if axis in axes else dim for axis, dim in enumerate(source.dims)]
         kept = tuple(left if kept_dim else [dim for axis, dim in enumerate(left) if axis not in axes])
         for output in range(len(step.outputs)):
@@ -81,11 +85,11 @@ def pointwise(flow: Flow, step: Step) -> None:
     shape = flow.tape.shapes[step.outputs[0]]
     rank = len(shape)
     sources = [(slot, flow.get(slot)) for slot in dict.fromkeys(step.reads)]
-    if sources and all(isinstance(labels, WeightLabels) or _empty(labels) for _, labels in sources):
-        weights_only = [(slot, labels) for slot, labels in sources if isinstance(labels, WeightLabels)]
-        if any(len(labels.named) > 1 for _, labels in weights_only):
-            flow.set(step, _weights(flow, step, weights_only, rank))
-            return
+    weights_only = [(slot, labels) for slot, labels in sources if isinstance(labels, WeightLabels)]
+    rest = [slot for slot, labels in sources if not isinstance(labels, WeightLabels)]
+    if weights_only and all(math.prod(flow.tape.shapes[slot]) == 1 for slot in rest):
+        flow.set(step, _weights(flow, step, weights_only, rank))
+        return
     operands: list[Tensor] = []
     weights: list[WeightLabels] = []
     fixed: list[int] = []
@@ -165,7 +169,7 @@ def _weights(flow: Flow, step: Step, sources: list[tuple[int, WeightLabels]], ra
         alone = len(here) == 1 and len([dim for dim in met if dim is not None]) == len(step.reads)
         if name not in ZERO_STAYS and not alone:
             for dim in here:
-                flow.book.mix_dim(dim, "weights are shifted before use: pruned differs from masked")
+                flow.book.shift_dim(dim, "weights are shifted before use: pruned differs from masked")
         for dim in here[1:]:
             first = flow.book.vector(here[0])
             if first is not None:

@@ -153,7 +153,7 @@ def test_a_network_that_only_differs_by_its_plan_as_a_whole_is_refused() -> None
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             y = torch.cat([self.a(x), self.b(x)], 1)
-            return self.c(y) * (2.0 if y.shape[1] < 5 else 1.0)
+            return self.c(y).roll(1 if y.shape[1] < 5 else 2, 2)
 
     module = Counts().eval()
     trace = trace_channels(module, images((1, 3, 4, 4), 1))
