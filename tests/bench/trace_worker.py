@@ -158,13 +158,17 @@ def ours(name: str, seeds: int, note: Callable[..., None]) -> None:
     kept: list[Trace] = []
     note(trace_mb=extra_memory_mb(lambda: kept.append(trace_channels(module, example))))
     trace = kept[0]
+    if not trace.prunable:  # all its channels are normalised together: asked for, such groups leave; judged by running
+        trace = trace_channels(module, example, mixing=True)
+    note(mixing=any(group.mixing for group in trace.prunable))
     dense, plan = count_cost(trace), random_plan(trace, REMOVED, seed=0)
     pruned = count_cost(trace, plan)
     note(
-        groups=len(trace.groups),
+        groups=len(trace.coupled),
+        gathers=len(trace.gathers),
         prunable=len(trace.prunable),
         unknown=dict(trace.unknown),
-        reasons=sorted({group.reason for group in trace.groups if group.reason})[:12],
+        reasons=sorted({group.reason for group in trace.coupled if group.reason})[:12],
         params=dense.params,
         params_left=pruned.params / dense.params,
         macs_left=pruned.macs / dense.macs,
