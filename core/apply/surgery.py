@@ -17,6 +17,7 @@ from core.trace.hiding import hidden_state, shortened
 from core.trace.labels import Key
 from core.trace.layers.attributes import follow_sizes
 from core.trace.layers.gather import index_of, pick_inputs
+from core.trace.modes import collecting_later
 from core.trace.written import set_written, written_values
 
 TOLERANCE = 1e-4  # relative difference allowed between pruned and masked outputs
@@ -67,6 +68,11 @@ def prune_model(module: nn.Module, trace: Trace, plan: Plan, *, verify: bool = T
     Raises PlanError for a plan that does not fit, PruneError when the result is not exact (then nothing is returned).
     """
     check_plan(trace, plan)
+    with collecting_later():
+        return _prune(module, trace, plan, verify)
+
+
+def _prune(module: nn.Module, trace: Trace, plan: Plan, verify: bool) -> nn.Module:
     masks = kept_positions(trace, plan)
     state = named_state(module)
     sliced = _sliced_state(state, masks, trace)

@@ -15,6 +15,7 @@ from core.trace.groups import group_channels
 from core.trace.labels import LabelBook
 from core.trace.layers.heads import why_heads_stay
 from core.trace.layout import Layout
+from core.trace.modes import collecting_later
 from core.trace.rules import Flow
 from core.trace.trial import Fault, find_fault
 from core.trace.written import WrittenWidth, alike, candidates
@@ -30,6 +31,11 @@ def trace_channels(module: nn.Module, example: Tensor, *, mixing: bool = False) 
     shape-only tensors and is not changed. ``mixing``: also let channels leave that a normalisation runs over (layer
     norm, ConvNeXt); what is left then differs from the masked network. Raises TraceError when it does not run.
     """
+    with collecting_later():
+        return _trace(module, example, mixing)
+
+
+def _trace(module: nn.Module, example: Tensor, mixing: bool) -> Trace:
     tape = record_tape(module, example[:1])
     buffers = dict(module.named_buffers())
     flow = Flow(tape, constant=buffers.__getitem__)

@@ -1,7 +1,7 @@
 """A copy of a network with other tensors in it.
 
 Every module object is new; what holds no tensor and cannot change (numbers, names, functions) is shared. This is
-``copy.deepcopy`` with the tensors chosen by the caller, and some ten times faster, because a network is mostly such values.
+``copy.deepcopy`` with the tensors chosen by the caller, and faster, because a network is mostly such values.
 """
 
 from __future__ import annotations

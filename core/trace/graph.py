@@ -14,29 +14,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
 
 from core.errors import TraceError
 from core.trace import shapes
+from core.trace.calls import Calls
 from core.trace.copies import copy_with
 from core.trace.copies import named_state as named_state
 
-
 CALLED = (nn.modules.conv._ConvNd, nn.Linear)
-# Calls that read sizes from tensors and weights only, so that they follow whatever becomes narrower.
-WIDTHLESS = frozenset({
-    "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "linear", "batch_norm",
-    "relu", "relu_", "hardtanh", "hardtanh_", "relu6", "hardswish", "hardswish_", "silu", "silu_", "sigmoid", "sigmoid_",
-    "hardsigmoid", "hardsigmoid_", "gelu", "tanh", "elu", "elu_", "leaky_relu", "leaky_relu_", "mish", "prelu", "softmax",
-    "log_softmax", "add", "add_", "iadd", "__iadd__", "__add__", "__radd__", "sub", "__sub__", "mul", "mul_", "__mul__",
-    "__rmul__", "imul", "__imul__", "div", "cat", "concat", "flatten", "mean", "sum", "dropout", "dropout2d", "dropout3d",
-    "alpha_dropout", "feature_dropout", "max_pool1d", "max_pool2d", "max_pool3d", "avg_pool1d", "avg_pool2d", "avg_pool3d",
-    "_max_pool1d", "_max_pool2d", "_max_pool3d", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d",
-    "adaptive_max_pool2d", "_adaptive_avg_pool2d", "boolean_dispatch", "fn", "pad", "dim", "device", "dtype", "is_cuda",
-    "is_cpu", "requires_grad", "is_sparse", "is_quantized", "layout", "grad_fn", "is_floating_point", "numel", "detach", "contiguous", "clone", "to", "float", "type_as", "requires_grad_",
-})  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -126,7 +113,10 @@ class _Recorder(TorchDispatchMode):
         return value
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
+        with torch._C.DisableTorchFunction():  # the sizes asked for here are not the network's questions
+            return self._record(func, args, kwargs or {})
+
+    def _record(self, func: Any, args: Any, kwargs: Any) -> Any:
         reads: list[int] = []
         ref_args = tuple(self.refs(value, reads) for value in args)
         ref_kwargs = {name: self.refs(value, reads) for name, value in kwargs.items()}
@@ -144,21 +134,6 @@ class _Recorder(TorchDispatchMode):
             self.viewed.update(reads, outputs)
         self.steps.append(Step(func, ref_args, ref_kwargs, outputs, tuple(reads), in_place))
         return result
-
-
-class _Calls(TorchFunctionMode):
-    """Watches for calls that may name a width, or ask for one: a view to given sizes, a split, a slice, ``x.shape``."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.suspicious = False
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = func.__name__
-        if name == "__get__":
-            name = func.__self__.__name__
-        self.suspicious = self.suspicious or name not in WIDTHLESS
-        return func(*args, **(kwargs or {}))
 
 
 @cache
@@ -217,15 +192,16 @@ def _record(module: nn.Module, example: Tensor) -> Tape:
             layer.forward = _noting(layer.forward, spans.setdefault(path, []), recorder.steps)
             if isinstance(layer, CALLED):
                 called.add(path)
-    calls = _Calls()
+    calls = Calls()
+    input_slot = recorder.slot(example)
+    recorder.constants.pop(input_slot, None)
     with plain_attention(), torch.no_grad(), calls, recorder:
-        input_slot = recorder.slot(example)
-        recorder.constants.pop(input_slot, None)
         result = module(example)
+    ran = frozenset(path for path in called if spans[path])
     output = tree_map(lambda x: Ref(recorder.slot(x)) if isinstance(x, Tensor) else x, _as_tree(result))
     return Tape(
         tuple(recorder.steps), input_slot, output, recorder.state, recorder.constants, recorder.shapes,
-        recorder.aliases_written, frozenset(path for path in called if spans[path]), spans, calls.suspicious, example.is_meta,
+        recorder.aliases_written, ran, spans, calls.suspicious, example.is_meta,
     )  # fmt: skip
 
 

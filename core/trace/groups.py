@@ -192,13 +192,13 @@ def _gathers(
                 inside = vectors[number][vectors[number] < total]
                 origin = np.searchsorted(starts, inside, side="right") - 1
                 sources[number] = np.flatnonzero(np.bincount(origin, minlength=1)).tolist()
-            for source in sources[number]:
-                readers[source].add(key[0])
+            for origin_number in sources[number]:
+                readers[origin_number].add(key[0])
     gathers: dict[Key, Group] = {}
     for key in alone:
         vector = vectors[builder.vector_of[key]]
         origins = sources[builder.vector_of[key]]
-        shared = any(len(readers[source]) > 1 or not groups[source].prunable for source in origins)
+        shared = any(len(readers[number]) > 1 or not groups[number].prunable for number in origins)
         if not shared:
             continue
         units, firsts = _different(vector)
@@ -210,7 +210,7 @@ def _gathers(
         rank[order] = np.arange(len(order))
         layer = layer_of(key[0])
         member = Member(layer, key[0], key[1], "consumer", torch.from_numpy(rank[vector]))
-        source = groups[int(np.searchsorted(starts, vector[vector < total][0], side="right")) - 1].id
+        selected = groups[int(np.searchsorted(starts, vector[vector < total][0], side="right")) - 1].id
         name = f"inputs of {layer} alone"
-        gathers[key] = Group(f"gather:{layer}", name, (layer,), len(order), True, None, (member,), source)
+        gathers[key] = Group(f"gather:{layer}", name, (layer,), len(order), True, None, (member,), selected)
     return gathers

@@ -33,10 +33,14 @@ def hidden_state(
     by_name: dict[str, dict[int, Tensor]] = {}
     for (name, dim), mask in masks.items():
         by_name.setdefault(name, {})[dim] = mask
-    edits = {name: masked(state[name], dims) for name, dims in by_name.items()}
+    for direction, length in norms:
+        for dim in [dim for dim in by_name.get(direction, ()) if state[length].shape[dim] > 1]:
+            # One length for every input: a length of zero hides it; a direction of zero would be divided by zero.
+            by_name.setdefault(length, {})[dim] = by_name[direction].pop(dim)
+    edits = {name: masked(state[name], dims) for name, dims in by_name.items() if dims}
     for direction, length in norms:
         if direction in edits:
-            edits[length] = shortened(state[direction], edits[direction], state[length])
+            edits[length] = shortened(state[direction], edits[direction], edits.get(length, state[length]))
     return edits
 
 

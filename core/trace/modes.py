@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -21,6 +22,19 @@ def evaluating(*modules: nn.Module) -> Iterator[None]:
     finally:
         for layer, training in modes:
             layer.training = training
+
+
+@contextmanager
+def collecting_later() -> Iterator[None]:
+    """No garbage collection inside: copies of a network are many objects at once and none of them garbage, but each
+    few hundred would set off a search through all that the program holds."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 @contextmanager

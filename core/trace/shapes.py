@@ -1,8 +1,8 @@
 """The shapes that common operators give, without asking the operators.
 
-PyTorch works out a shape-only result through layers of Python: half a millisecond for a batch norm. A network calls a few
-kinds of operator hundreds of times, so those few are answered here; all others, and every call with an unusual layout
-of memory, go to PyTorch itself. Wrong sizes raise as there.
+PyTorch works out a shape-only result through layers of Python: half a millisecond for a batch norm. A network calls
+a few kinds of operator hundreds of times, so those few are answered here; all others, and every call with an unusual
+layout of memory, go to PyTorch itself. Wrong sizes raise as there.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ ASK = object()  # the answer "ask PyTorch"
 Answer = Callable[..., Any]
 
 UNARY = (
-    aten.relu, aten.sigmoid, aten.silu, aten.hardswish, aten.hardtanh, aten.hardsigmoid, aten.gelu, aten.leaky_relu, aten.tanh,
-    aten.elu, aten.mish, aten.exp, aten.neg, aten.rsqrt, aten.sqrt,
+    aten.relu, aten.sigmoid, aten.silu, aten.hardswish, aten.hardtanh, aten.hardsigmoid, aten.gelu, aten.leaky_relu,
+    aten.tanh, aten.elu, aten.mish, aten.exp, aten.neg, aten.rsqrt, aten.sqrt,
 )  # fmt: skip
 UNARY_IN_PLACE = (
-    aten.relu_, aten.sigmoid_, aten.silu_, aten.hardswish_, aten.hardtanh_, aten.hardsigmoid_, aten.leaky_relu_, aten.tanh_,
-    aten.elu_, aten.mish_,
+    aten.relu_, aten.sigmoid_, aten.silu_, aten.hardswish_, aten.hardtanh_, aten.hardsigmoid_, aten.leaky_relu_,
+    aten.tanh_, aten.elu_, aten.mish_,
 )  # fmt: skip
 BINARY = (aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.div.Tensor)
 BINARY_IN_PLACE = (aten.add_.Tensor, aten.sub_.Tensor, aten.mul_.Tensor, aten.div_.Tensor)

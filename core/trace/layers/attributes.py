@@ -42,13 +42,15 @@ def follow_sizes(new: nn.Module, old: nn.Module, changed: Iterable[str], example
 def _own(layer: nn.Module) -> list[Tensor]:
     own = [*layer._parameters.values(), *layer._buffers.values()]
     if is_parametrized(layer):
-        own += list(layer.parametrizations.parameters())
+        parametrizations: Any = layer.parametrizations
+        own += list(parametrizations.parameters())
     return [tensor for tensor in own if tensor is not None]
 
 
 def update_layer(layer: nn.Module) -> None:
     """Set the sizes that PyTorch's own layers keep beside their weights."""
-    for hook in layer._forward_pre_hooks.values():
+    hooks: list[Any] = list(layer._forward_pre_hooks.values())
+    for hook in hooks:
         if hasattr(hook, "compute_weight"):  # the older weight norm keeps a computed weight beside its parts
             setattr(layer, hook.name, hook.compute_weight(layer).detach())
     weight: Any = getattr(layer, "weight", None)

@@ -50,7 +50,7 @@ def read_and_make(flow: Flow, read: Tensor | None, into: Dim, made: Dim) -> Tens
     book.set_role(made, "producer")
     if read is not None and into is not None:
         if into in book.shifted:
-            book.mix(read, book.shifted[into])  # type: ignore[index]
+            book.mix(read, book.shifted[into])
         book.join(read, into)
     elif read is not None:
         book.lock(read, "a layer's only input channel")
@@ -92,10 +92,7 @@ def _grouped(
     if first is None:
         return None
     rows = first.reshape(groups, -1)
-    if transposed:
-        out = rows[:, :1].expand(groups, per_group_out).reshape(-1)
-    else:
-        out = first
+    out = rows[:, :1].expand(groups, per_group_out).reshape(-1) if transposed else first
     if rows.shape[1] > 1:
         book.tie(rows[:, :1], rows)
     # Reading channels that nobody here made (the image), a grouped convolution is where channels begin.

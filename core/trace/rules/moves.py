@@ -31,14 +31,14 @@ def move(flow: Flow, step: Step) -> None:
             return
     labels = flow.activation(step.reads[0])
     before, after = flow.tape.shapes[step.reads[0]], flow.tape.shapes[step.outputs[0]]
-    if math.prod(before) == 0 or labels.numel() == 1 and not int(labels.reshape(-1)[0]):
+    if math.prod(before) == 0 or (labels.numel() == 1 and not int(labels.reshape(-1)[0])):
         flow.set(step, no_labels(len(after)))
     elif step.name in VIEWS:
-        moved = reshaped(labels, before, after)
-        axes = varying(moved)
+        viewed = reshaped(labels, before, after)
+        axes = varying(viewed)
         if len(axes) > len(varying(labels)):
-            flow.cuts.append((moved, axes))
-        flow.set(step, moved)
+            flow.cuts.append((viewed, axes))
+        flow.set(step, viewed)
     else:
         flow.set(step, _moved(step, labels, before, after))
 
@@ -94,8 +94,7 @@ def _merged_or_split(dims: tuple[Dim, ...], before: tuple[int, ...], after: tupl
         assert isinstance(whole, Merged)
         opened = before[:axis] + whole.sizes + before[axis + 1 :]
         if len(merged) == 1 and [size for size in opened if size > 1] == [size for size in after if size > 1]:
-            parts = [dim for dim in dims[:axis] + whole.parts + dims[axis + 1 :] if dim is not None]
-            named = iter(parts)
+            named = iter([dim for dim in dims[:axis] + whole.parts + dims[axis + 1 :] if dim is not None])
             return WeightLabels(tuple(next(named) if size > 1 else None for size in after))
         return None
     lead = [size for size in after if size > 1]
@@ -105,8 +104,9 @@ def _merged_or_split(dims: tuple[Dim, ...], before: tuple[int, ...], after: tupl
         parts = tuple(dims[axis] for axis in rest)
         if all(part is None or isinstance(part, tuple) for part in parts):
             joined = Merged(parts, tuple(before[axis] for axis in rest))  # type: ignore[arg-type]
-            named = iter([dims[axis] for axis in kept[: len(lead) - 1]] + [joined])
-            return WeightLabels(tuple(next(named) if size > 1 else None for size in after))
+            front: list[Dim] = [dims[axis] for axis in kept[: len(lead) - 1]]
+            order = iter([*front, joined])
+            return WeightLabels(tuple(next(order) if size > 1 else None for size in after))
     return None
 
 

@@ -167,7 +167,8 @@ def _weights(flow: Flow, step: Step, sources: list[tuple[int, WeightLabels]], ra
         met = [labels.dims[axis - rank + len(labels.dims)] for _, labels in sources if axis >= rank - len(labels.dims)]
         here = list(dict.fromkeys(dim for dim in met if dim is not None))
         alone = len(here) == 1 and len([dim for dim in met if dim is not None]) == len(step.reads)
-        if name not in ZERO_STAYS and not alone:
+        divided = name == "div" and len(sources) > 1 and len(met) == len(sources) and met[-1] is not None
+        if (name not in ZERO_STAYS and not alone) or divided:  # nothing divided by nothing is no zero
             for dim in here:
                 flow.book.shift_dim(dim, "weights are shifted before use: pruned differs from masked")
         for dim in here[1:]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections import Counter
 
 import pytest
@@ -16,7 +15,7 @@ from core.load.torchvision_guard import import_torchvision
 from core.measure.cost.counts import cost_terms, count_cost
 from core.records import Cost, LayerCost, Plan
 from core.trace import trace_channels
-from tests.zoo import NETS, ZOO, ZooNet, images, random_plan
+from tests.zoo import NETS, ZOO, ZooNet, images
 
 
 def cost_of(name: str, **kept: tuple[int, ...]) -> Cost:
@@ -209,22 +208,6 @@ def test_agrees_with_fvcore(net: ZooNet) -> None:
         products = sum(math.prod(trace.tape.shapes[s.reads[0]]) * trace.tape.shapes[s.reads[1]][-1]
                        for s in trace.tape.steps if s.name == "bmm")  # fmt: skip
         assert count_cost(trace).macs == sum(counted.values()) + products > products > 0
-
-
-def test_a_changed_plan_takes_less_than_two_milliseconds() -> None:
-    """On ResNet-152, with other units each time. The quickest of many counts: other programs only add time."""
-    models = import_torchvision().models
-    with torch.device("meta"):
-        module = models.resnet152(weights=None).eval()
-    trace = trace_channels(module, torch.zeros(1, 3, 64, 64, device="meta"))
-    count_cost(trace)
-    times = []
-    for seed in range(40):
-        plan = random_plan(trace, 0.5, seed)
-        start = time.perf_counter()
-        count_cost(trace, plan)
-        times.append(time.perf_counter() - start)
-    assert min(times) < 0.002
 
 
 def test_half_precision_weighs_half() -> None:

@@ -1,0 +1,43 @@
+"""Which calls of a network may repeat a width that no weight tells.
+
+Most calls read every size from the tensors they are given, so they follow whatever becomes narrower. A network made of
+those alone needs no trial.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch.overrides import TorchFunctionMode
+
+WIDTHLESS = frozenset({
+    "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "linear",
+    "batch_norm", "relu", "relu_", "hardtanh", "hardtanh_", "relu6", "hardswish", "hardswish_", "silu", "silu_",
+    "sigmoid", "sigmoid_", "hardsigmoid", "hardsigmoid_", "gelu", "tanh", "elu", "elu_", "leaky_relu",
+    "leaky_relu_", "mish", "prelu", "softmax", "log_softmax", "add", "add_", "iadd", "__iadd__", "__add__",
+    "__radd__", "sub", "__sub__", "mul", "mul_", "__mul__", "__rmul__", "imul", "__imul__", "div", "cat", "concat",
+    "flatten", "mean", "sum", "dropout", "dropout2d", "dropout3d", "alpha_dropout", "feature_dropout", "max_pool1d",
+    "max_pool2d", "max_pool3d", "avg_pool1d", "avg_pool2d", "avg_pool3d", "_max_pool1d", "_max_pool2d",
+    "_max_pool3d", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "adaptive_max_pool2d",
+    "_adaptive_avg_pool2d", "boolean_dispatch", "fn", "pad", "dim", "device", "dtype", "is_cuda", "is_cpu",
+    "requires_grad", "is_sparse", "is_quantized", "layout", "grad_fn", "is_floating_point", "numel", "detach",
+    "contiguous", "clone", "to", "float", "type_as", "requires_grad_",
+    "permute", "transpose", "t", "layer_norm", "group_norm", "instance_norm", "chunk", "unbind", "stack", "matmul",
+    "bmm", "unsqueeze", "amax", "amin", "addcmul", "normalize", "norm", "__matmul__", "rsqrt", "sqrt", "exp", "pow",
+    "__pow__",
+})  # fmt: skip
+
+
+class Calls(TorchFunctionMode):
+    """Watches for calls that may name a width, or ask for one: a view to given sizes, a split, a slice, ``x.shape``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.suspicious = False
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.__name__
+        if name == "__get__":  # an attribute: named by what it belongs to
+            name = func.__self__.__name__
+        self.suspicious = self.suspicious or name not in WIDTHLESS
+        return func(*args, **(kwargs or {}))
