@@ -165,9 +165,16 @@ def _difference(pruned: nn.Module, module: nn.Module, trace: Trace, plan: Plan) 
 
     0 where only running counts: a narrower normalisation that mixes channels computes something else.
     """
-    masked = _masked_view(module, trace, plan)
     if any(parameter.dtype in HALF for parameter in module.parameters()):  # rounding would hide what is looked for
-        masked, pruned = (_in_single(network) for network in (masked, pruned))
+        module, pruned = (_in_type(network, torch.float32) for network in (module, pruned))
+    error = _error(pruned, module, trace, plan)
+    if error is not None and error > TOLERANCE:  # wild weights blow up rounding; more digits tell it from a mistake
+        error = _error(_in_type(pruned, torch.float64), _in_type(module, torch.float64), trace, plan)
+    return error
+
+
+def _error(pruned: nn.Module, module: nn.Module, trace: Trace, plan: Plan) -> float | None:
+    masked = _masked_view(module, trace, plan)
     mixing = any(len(kept) < trace.group(name).units and trace.group(name).mixing for name, kept in plan.kept.items())
     for image in _images(trace.example, masked):
         try:
@@ -212,8 +219,9 @@ def _masked_view(module: nn.Module, trace: Trace, plan: Plan) -> nn.Module:
     return view
 
 
-def _in_single(module: nn.Module) -> nn.Module:
-    return copy_with(module, lambda name, tensor: tensor.float() if tensor.dtype in HALF else tensor)
+def _in_type(module: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """A copy that computes in ``dtype``."""
+    return copy_with(module, lambda name, tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor)
 
 
 def _hiding(forward: Callable[..., Any], mask: Tensor, axis: int) -> Callable[..., Any]:

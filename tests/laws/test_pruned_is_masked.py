@@ -178,3 +178,33 @@ def test_a_locked_group_cannot_be_pruned() -> None:
     for build in (prune_model, mask_model):
         with pytest.raises(PlanError, match="conv1 cannot be pruned: cumsum runs across channels"):
             build(module, trace, Plan({"conv1": (0, 1)}))
+
+
+class Wild(nn.Module):
+    """Weights so large that single precision loses the law in rounding: only more digits can tell it holds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.conv2, self.fc = nn.Conv2d(3, 32, 3), nn.Conv2d(32, 8, 3), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv2(self.conv1(x)).mean((2, 3))
+        return self.fc(torch.sin(1e4 * x))
+
+
+def test_rounding_is_no_mistake() -> None:
+    module = Wild().eval()
+    trace = trace_channels(module, images((1, 3, 8, 8), 1))
+    plan = random_plan(trace, 0.5, 0)
+    pruned, masked = prune_model(module, trace, plan), mask_model(module, trace, plan)
+    batch = images((1, 3, 8, 8), 3)
+    assert max_relative_error(outputs(pruned, batch), outputs(masked, batch)) > TOLERANCE, "the case tells nothing"
+    assert max_relative_error(outputs(pruned.double(), batch.double()), outputs(masked.double(), batch.double())) < 1e-6
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_the_law_is_checked_in_other_types(dtype: torch.dtype) -> None:
+    net = ZOO["ResidualProjection"]
+    module = net.build().to(dtype)
+    trace = trace_channels(module, net.example.to(dtype))
+    assert next(prune_model(module, trace, random_plan(trace, 0.5, 0)).parameters()).dtype is dtype
