@@ -26,7 +26,12 @@ run: $(VENV)/.run
 	@$(BIN)/streamlit run app.py $(ARGS)
 
 test: $(VENV)/.test
+ifeq ($(ARGS),)
+	@$(TEST_ENV) $(BIN)/python -m pytest -q -n 2 --dist loadfile --ignore=tests/browser
+	@$(TEST_ENV) $(BIN)/python -m pytest -q tests/browser
+else
 	@$(TEST_ENV) $(BIN)/python -m pytest -q $(ARGS)
+endif
 
 check: format lint types test
 
