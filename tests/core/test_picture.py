@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections import defaultdict
 from dataclasses import replace
 from itertools import pairwise
@@ -222,15 +221,13 @@ def test_bands_that_overlap_lie_on_different_levels() -> None:
 
 
 @pytest.mark.parametrize(("name", "layers", "kilobytes"), [("resnet152", 156, 40), ("densenet201", 201, 80)])
-def test_deep_networks_are_small_and_quick_to_draw(name: str, layers: int, kilobytes: int) -> None:
+def test_deep_networks_are_small(name: str, layers: int, kilobytes: int) -> None:
     torchvision = import_torchvision()
     with torch.device("meta"):
         module = torchvision.models.get_model(name, weights=None)
     trace = trace_channels(module.eval(), torch.zeros(1, 3, 64, 64, device="meta"))
     count_cost(trace)
-    began = time.perf_counter()
     picture = draw_network(trace)
-    assert time.perf_counter() - began < 1.0, "it takes 20 to 120 ms; a machine in use takes longer"
     assert len(picture.layers) == layers and draw_network(trace) is picture
     assert len(json.dumps(picture.to_json())) < kilobytes * 1024
     assert len(json.dumps(picture_widths(trace, half(trace)).to_json())) < 8 * 1024

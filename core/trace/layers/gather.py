@@ -18,16 +18,12 @@ from torch import Tensor, nn
 class GatherConv1d(nn.Conv1d):
     """Reads ``gather_index`` of the channels (axis 1) it is given."""
 
-    gather_index: Tensor
-
     def forward(self, input: Tensor) -> Tensor:
         return self._conv_forward(input.index_select(1, self.gather_index), self.weight, self.bias)
 
 
 class GatherConv2d(nn.Conv2d):
     """Reads ``gather_index`` of the channels (axis 1) it is given."""
-
-    gather_index: Tensor
 
     def forward(self, input: Tensor) -> Tensor:
         return self._conv_forward(input.index_select(1, self.gather_index), self.weight, self.bias)
@@ -36,16 +32,12 @@ class GatherConv2d(nn.Conv2d):
 class GatherConv3d(nn.Conv3d):
     """Reads ``gather_index`` of the channels (axis 1) it is given."""
 
-    gather_index: Tensor
-
     def forward(self, input: Tensor) -> Tensor:
         return self._conv_forward(input.index_select(1, self.gather_index), self.weight, self.bias)
 
 
 class GatherConvTranspose1d(nn.ConvTranspose1d):
     """Reads ``gather_index`` of the channels (axis 1) it is given."""
-
-    gather_index: Tensor
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         input = input.index_select(1, self.gather_index)
@@ -58,8 +50,6 @@ class GatherConvTranspose1d(nn.ConvTranspose1d):
 class GatherConvTranspose2d(nn.ConvTranspose2d):
     """Reads ``gather_index`` of the channels (axis 1) it is given."""
 
-    gather_index: Tensor
-
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         input = input.index_select(1, self.gather_index)
         extra = self._output_padding(input, output_size, self.stride, self.padding, self.kernel_size, 2, self.dilation)
@@ -71,8 +61,6 @@ class GatherConvTranspose2d(nn.ConvTranspose2d):
 class GatherConvTranspose3d(nn.ConvTranspose3d):
     """Reads ``gather_index`` of the channels (axis 1) it is given."""
 
-    gather_index: Tensor
-
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         input = input.index_select(1, self.gather_index)
         extra = self._output_padding(input, output_size, self.stride, self.padding, self.kernel_size, 3, self.dilation)
@@ -83,8 +71,6 @@ class GatherConvTranspose3d(nn.ConvTranspose3d):
 
 class GatherLinear(nn.Linear):
     """Reads ``gather_index`` of the features (last axis) it is given."""
-
-    gather_index: Tensor
 
     def forward(self, input: Tensor) -> Tensor:
         return nn.functional.linear(input.index_select(-1, self.gather_index), self.weight, self.bias)
