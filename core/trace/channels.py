@@ -46,15 +46,15 @@ def _trace(module: nn.Module, example: Tensor, mixing: bool) -> Trace:
     groups, layout = group_channels(flow.book, called, mixing=mixing)
     written: tuple[WrittenWidth, ...] = ()
     fault = find_fault(module, example[:1], flow, groups, layout) if tape.shape_only and tape.repeats_widths else None
-    for trial in range(TRIALS):
-        if fault is None:
-            break
+    trials = 0
+    while fault is not None:
+        trials += 1
         more = _written(module, example[:1], flow, groups, layout, written, fault)
-        if more:
+        if more and trials < TRIALS:
             written += more
             fault = find_fault(module, example[:1], flow, groups, layout, written)
             continue
-        at_fault = fault.groups if trial < TRIALS - 1 else tuple(layout.first)
+        at_fault = fault.groups if trials < TRIALS else tuple(layout.first)
         _lock_groups(flow.book, groups, layout, at_fault, fault.reason)
         groups, layout = group_channels(flow.book, called, mixing=mixing)
         fault = find_fault(module, example[:1], flow, groups, layout, written)

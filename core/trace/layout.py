@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.sparse import csr_array
 from torch import Tensor
 
 from core.records import Group, Plan
-from core.trace.labels import Key
+from core.trace.labels import Key, WeightLabels
+
+if TYPE_CHECKING:
+    from core.trace.rules import Flow
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,29 @@ class Layout:
                 if reads.any() and (reads != sources).any():
                     found[key] = reads
         return found
+
+
+def promised(flow: Flow, layout: Layout, stays: np.ndarray, slot: int) -> tuple[int, ...]:
+    """The shape that labels promise for a tensor of the tape when only some units stay."""
+    dense = flow.tape.shapes[slot]
+    labels = flow.get(slot)
+    if isinstance(labels, WeightLabels):
+        vectors = [layout.vector_of.get(dim) if isinstance(dim, tuple) else None for dim in labels.dims]
+        return tuple(
+            size if vector is None else int(stays[layout.vectors[vector]].sum())
+            for size, vector in zip(dense, vectors, strict=True)
+        )
+    if labels.numel() == 1:
+        return dense
+    mask = stays[layout.unit_of_label[labels.numpy()]]
+    if mask.all():
+        return dense
+    if mask.ndim - mask.shape.count(1) == 1:
+        return tuple(int(mask.sum()) if size > 1 else whole for size, whole in zip(mask.shape, dense, strict=True))
+    others = [tuple(other for other in range(mask.ndim) if other != axis) for axis in range(mask.ndim)]
+    return tuple(
+        int(mask.any(axis=others[axis]).sum()) if mask.shape[axis] > 1 else whole for axis, whole in enumerate(dense)
+    )
 
 
 class LayoutBuilder:

@@ -1,8 +1,9 @@
 """Try the narrowed structure before anybody plans with it.
 
 Labels know what operators do, not what the code around them says: ``x.view(-1, 400)`` repeats a width that no weight
-tells. So all prunable groups are narrowed at once on shape-only tensors, the network runs, and every tensor must have
-the shape its labels promise. The first that has not names the groups at fault.
+tells. So prunable groups are narrowed on shape-only tensors, the network runs, and it must call the same operators with
+the same numbers on tensors of the shapes that their labels promise. The first call that differs names the groups at
+fault.
 """
 
 from __future__ import annotations
@@ -23,9 +24,14 @@ from core.trace.copies import copy_with
 from core.trace.graph import Step, plain_attention, users_own
 from core.trace.labels import WeightLabels
 from core.trace.layers.attributes import follow_sizes
-from core.trace.layout import Layout
+from core.trace.layout import Layout, promised
 from core.trace.rules import MOVES, Flow
 from core.trace.written import WrittenWidth, set_written, written_values
+
+# Moves of data: narrow tensors may be laid out otherwise in memory, and then other ones run.
+COMES_OR_GOES = MOVES | {
+    "clone", "contiguous", "copy_", "empty", "as_strided", "alias", "detach", "_to_copy", "empty_strided",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -40,21 +46,8 @@ class Fault:
     stays: np.ndarray
 
 
-COMES_OR_GOES = MOVES | {
-    "clone",
-    "contiguous",
-    "copy_",
-    "empty",
-    "as_strided",
-    "alias",
-    "detach",
-    "_to_copy",
-    "empty_strided",
-}
-
-
 class _DiffersError(Exception):
-    """A tensor has another shape than its labels promise."""
+    """The narrowed network does something else than the tape tells, or with other shapes than labels promise."""
 
 
 def _keep(groups: list[Group], layout: Layout, parts: int) -> np.ndarray:
@@ -196,29 +189,6 @@ def _shapes(result: Any) -> list[tuple[int, ...]]:
 
 def _plain(result: Any) -> Any:
     return dict(result) if isinstance(result, Mapping) else result
-
-
-def promised(flow: Flow, layout: Layout, stays: np.ndarray, slot: int) -> tuple[int, ...]:
-    """The shape that labels promise for a tensor of the tape when only some units stay."""
-    dense = flow.tape.shapes[slot]
-    labels = flow.get(slot)
-    if isinstance(labels, WeightLabels):
-        vectors = [layout.vector_of.get(dim) if isinstance(dim, tuple) else None for dim in labels.dims]
-        return tuple(
-            size if vector is None else int(stays[layout.vectors[vector]].sum())
-            for size, vector in zip(dense, vectors, strict=True)
-        )
-    if labels.numel() == 1:
-        return dense
-    mask = stays[layout.unit_of_label[labels.numpy()]]
-    if mask.all():
-        return dense
-    if mask.ndim - mask.shape.count(1) == 1:
-        return tuple(int(mask.sum()) if size > 1 else whole for size, whole in zip(mask.shape, dense, strict=True))
-    others = [tuple(other for other in range(mask.ndim) if other != axis) for axis in range(mask.ndim)]
-    return tuple(
-        int(mask.any(axis=others[axis]).sum()) if mask.shape[axis] > 1 else whole for axis, whole in enumerate(dense)
-    )
 
 
 def _blame(

@@ -10,16 +10,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import nn
 
 from core.trace.graph import Tape
-
-if TYPE_CHECKING:
-    from core.trace.layout import Layout
-    from core.trace.rules import Flow
+from core.trace.layout import Layout, promised
+from core.trace.rules import Flow
 
 WIDTH_NAMES = re.compile(r"channel|chs|width|plane|dim|feature|filter|hidden|embed|inner|group|size")
 
@@ -38,8 +35,6 @@ def written_values(
     written: Iterable[WrittenWidth], flow: Flow, layout: Layout, stays: np.ndarray
 ) -> dict[tuple[str, str], int]:
     """(path, attribute) -> the number it must be when only some units stay."""
-    from core.trace.trial import promised
-
     return {(one.path, one.attribute): promised(flow, layout, stays, one.slot)[one.axis] for one in written}
 
 
@@ -48,8 +43,6 @@ def candidates(
 ) -> list[tuple[WrittenWidth, ...]]:
     """What to try, module by module from the innermost ``running`` one: its numbers that equal a width of ``slots``
     which did not follow."""
-    from core.trace.trial import promised
-
     moved: dict[int, tuple[int, int]] = {}
     for slot in slots:
         dense = flow.tape.shapes[slot]
@@ -80,14 +73,14 @@ def alike(
         if not tape.spans.get(one.path):
             continue
         offset = step - tape.spans[one.path][0][0]
-        places = _places(tape, step, one)
+        place = _slots(tape, step).index(one.slot)
         for path, spans in tape.spans.items():
             other = spans[0][0] + offset if spans else len(tape.steps)
             layer = module.get_submodule(path)
             if type(layer) is not kind or (path, one.attribute) in have or other >= len(tape.steps):
                 continue
-            if places is not None and _same_call(tape, other, step):
-                slot = _slots(tape, other)[places]
+            if _same_call(tape, other, step):
+                slot = _slots(tape, other)[place]
                 sizes = tape.shapes[slot]
                 if one.axis < len(sizes) and getattr(layer, one.attribute, None) == sizes[one.axis]:
                     more.append(WrittenWidth(path, one.attribute, slot, one.axis))
@@ -101,11 +94,6 @@ def _same_call(tape: Tape, one: int, other: int) -> bool:
 
 def _slots(tape: Tape, step: int) -> list[int]:
     return [*tape.steps[step].reads, *tape.steps[step].outputs]
-
-
-def _places(tape: Tape, step: int, one: WrittenWidth) -> int | None:
-    slots = _slots(tape, step)
-    return slots.index(one.slot) if one.slot in slots else None
 
 
 def set_written(module: nn.Module, values: Mapping[tuple[str, str], int]) -> None:

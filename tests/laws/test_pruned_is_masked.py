@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from core.apply.surgery import mask_model, max_relative_error, prune_model
 from core.errors import CoreError, PlanError, PruneError, TraceError
 from core.measure.cost.counts import count_cost
+from core.measure.cost.steps import sized_copy
 from core.records import Plan
 from core.trace import trace_channels
 from tests.untouched import awkward, same, state_of
@@ -78,26 +79,23 @@ def test_input_is_untouched(net: ZooNet) -> None:
     assert same(before, state_of(module)), "the new network shares memory with the old one"
 
 
-class WidthInTheCode(nn.Module):
-    """Its width is written in the code, where no label can see it: found by trying."""
-
+class _Three(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.conv1, self.conv2 = nn.Conv2d(3, 6, 3, padding=1), nn.Conv2d(6, 4, 1)
         self.conv3 = nn.Conv2d(4, 2, 1)
+
+
+class WidthInTheCode(_Three):
+    """Its width is written in the code, where no label can see it: found by trying."""
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv1(x)
         return self.conv3(self.conv2(x.reshape(x.shape[0], 6, *x.shape[2:])))
 
 
-class WidthAsDistance(nn.Module):
+class WidthAsDistance(_Three):
     """It moves its picture by its width, so that a narrower one is another function: found by comparing."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv1, self.conv2 = nn.Conv2d(3, 6, 3, padding=1), nn.Conv2d(6, 4, 1)
-        self.conv3 = nn.Conv2d(4, 2, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv1(x)
@@ -208,3 +206,37 @@ def test_the_law_is_checked_in_other_types(dtype: torch.dtype) -> None:
     module = net.build().to(dtype)
     trace = trace_channels(module, net.example.to(dtype))
     assert next(prune_model(module, trace, random_plan(trace, 0.5, 0)).parameters()).dtype is dtype
+
+
+class WidthKept(nn.Module):
+    """Its modules keep their width as a number and cut by it: the number follows."""
+
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.width = 4
+            self.conv = nn.Conv2d(4, 4, 3, padding=1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            left, right = torch.split(x, self.width, 1)
+            return torch.cat([left, self.conv(right).relu()], 1)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.one, self.two, self.fc = nn.Conv2d(3, 8, 3), self.Block(), self.Block(), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.two(self.one(self.stem(x))).mean((2, 3)))
+
+
+def test_a_width_that_modules_keep_follows() -> None:
+    module = WidthKept().eval()
+    trace = trace_channels(module, images((1, 3, 8, 8), 1))
+    assert {group.id: group.units for group in trace.prunable} == {"stem": 4, "two.conv": 4}
+    assert {(one.path, one.attribute) for one in trace.written} == {("one", "width"), ("two", "width")}
+    plan = Plan({"stem": (0, 3)})
+    pruned, masked = prune_model(module, trace, plan), mask_model(module, trace, plan)
+    batch = images((1, 3, 8, 8), 3)
+    assert (pruned.one.width, pruned.two.width, module.one.width) == (2, 2, 4)
+    assert max_relative_error(outputs(pruned, batch), outputs(masked, batch)) < TOLERANCE
+    assert sized_copy(trace, plan) is not None, "its time can be measured narrow"

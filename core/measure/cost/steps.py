@@ -20,6 +20,7 @@ from core.trace.graph import Ref, Step, Tape, named_state, record_tape, tree_slo
 from core.trace.layers.attributes import follow_sizes
 from core.trace.replay import needed_steps
 from core.trace.rules import MOVES
+from core.trace.written import set_written, written_values
 
 IN, OUT = "in", "out"
 Roles = Mapping[tuple[int, int], str]  # (slot, axis) -> which of the step's two widths it follows
@@ -191,7 +192,8 @@ def sized_copy(trace: Trace, plan: Plan) -> nn.Module | None:
     None when it does not run (its code repeats a width that the plan changes).
     """
     layout, module = trace.layout, trace.module
-    live = layout.counts @ layout.stays(plan, trace.by_id).astype(np.int64)
+    stays = layout.stays(plan, trace.by_id)
+    live = layout.counts @ stays.astype(np.int64)
     shapes = {name: list(tensor.shape) for name, tensor in named_state(module).items()}
     changed = set()
     for (name, axis), vector in layout.vector_of.items():
@@ -210,6 +212,7 @@ def sized_copy(trace: Trace, plan: Plan) -> nn.Module | None:
     try:
         copied = copy_with(module, made_up)
         follow_sizes(copied, module, changed, trace.example)
+        set_written(copied, written_values(trace.written, trace.flow, trace.layout, stays))
         with torch.no_grad():
             tree_flatten(copied.eval()(trace.example.to(next(copied.parameters()).device)))
     except (CoreError, RuntimeError, ValueError, TypeError, IndexError, StopIteration):
