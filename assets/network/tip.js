@@ -25,6 +25,12 @@ function change(before, after, write = formatCount) {
 const plural = (count, word) => `${count.toLocaleString("en")} ${word}${count === 1 ? "" : "s"}`;
 const plain = (value) => value.toLocaleString("en");
 
+// What leaves one by one: a channel; or several at once, such as an attention head.
+function unitWord(map, group) {
+  const held = map.picture.nodes[group.nodes[0]].parts.find(([index]) => index === group.index);
+  return !held || held[1] === group.units ? "channels" : "units";
+}
+
 function fillTip(map) {
   const { tip, hover } = map;
   tip.replaceChildren();
@@ -62,7 +68,7 @@ function groupLines(map, tip, { group }, node) {
   mark.style.color = colour === "#0072b2" ? "#fff" : "#10181b";
   const kept = map.widths ? map.widths.kept[group.index] : group.units;
   if (group.reason) line.append(`Locked: ${group.reason}.`);
-  else line.append(`${group.units === node.channels ? "Channels" : "Units"} kept: ${kept.toLocaleString("en")} of ${group.units.toLocaleString("en")}`);
+  else line.append(`${unitWord(map, group) === "channels" ? "Channels" : "Units"} kept: ${kept.toLocaleString("en")} of ${group.units.toLocaleString("en")}`);
   const others = group.nodes.filter((index) => index !== node.index).map((index) => map.picture.nodes[index].name);
   const shown = others.slice(0, 6).join(", ") + (others.length > 6 ? ` and ${others.length - 6} more` : "");
   if (others.length) make("div", "more", tip, `Moves with ${shown}`);
@@ -104,7 +110,7 @@ function tell(map) {
   else if (group) {
     make("b", "", readout, node ? node.name : `Selected: ${group.name}`);
     const kept = map.widths ? map.widths.kept[group.index] : group.units;
-    const rest = group.reason ? `locked: ${group.reason}` : `${change(group.units, kept, plain)} channels`;
+    const rest = group.reason ? `locked: ${group.reason}` : `${change(group.units, kept, plain)} ${unitWord(map, group)}`;
     readout.append(`, group ${group.number} (${plural(group.nodes.length, "layer")}), ${rest}`);
   } else readout.textContent = HINT;
 }
