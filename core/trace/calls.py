@@ -28,16 +28,26 @@ WIDTHLESS = frozenset({
 })  # fmt: skip
 
 
-class Calls(TorchFunctionMode):
-    """Watches for calls that may name a width, or ask for one: a view to given sizes, a split, a slice, ``x.shape``."""
+class UntouchableError(Exception):
+    """The network's own tensors were about to be changed."""
 
-    def __init__(self) -> None:
+
+class Calls(TorchFunctionMode):
+    """Watches for calls that may name a width, or ask for one: a view to given sizes, a split, a slice, ``x.shape``.
+
+    untouchable: raise UntouchableError when a tensor is given other data (``weight.data = ...``).
+    """
+
+    def __init__(self, *, untouchable: bool = False) -> None:
         super().__init__()
         self.suspicious = False
+        self.untouchable = untouchable
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func.__name__
         if name == "__get__":  # an attribute: named by what it belongs to
             name = func.__self__.__name__
+        elif name == "__set__" and self.untouchable:
+            raise UntouchableError
         self.suspicious = self.suspicious or name not in WIDTHLESS
         return func(*args, **(kwargs or {}))

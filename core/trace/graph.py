@@ -1,7 +1,8 @@
 """The tape: every ATen operator that one forward pass calls, in order, with where its tensors come from.
 
-The model runs once on shape-only (meta) tensors, so recording costs milliseconds and no arithmetic. A model that looks
-at values while it runs (``if x.sum() > 0``) cannot do that; it is recorded on real tensors instead.
+The model runs once on shape-only (meta) tensors, so recording costs milliseconds and no arithmetic: first as a shell
+around its own weights, of which only the shapes are used; when it would change one of them, as a shape-only copy. A
+model that looks at values while it runs (``if x.sum() > 0``) can do neither; it is recorded on real tensors instead.
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
 
 from core.errors import TraceError
 from core.trace import shapes
-from core.trace.calls import Calls
-from core.trace.copies import copy_with
+from core.trace.calls import Calls, UntouchableError
+from core.trace.copies import copy_with, named_layers, shell_with
 from core.trace.copies import named_state as named_state
+from core.trace.leaves import UnusualError, leaf_forward
 
 CALLED = (nn.modules.conv._ConvNd, nn.Linear)
 
@@ -76,64 +78,116 @@ class Tape:
 
 
 class _Recorder(TorchDispatchMode):
-    def __init__(self, names: dict[int, str]) -> None:
+    """shape_only: real tensors are only asked for their shapes, and may not be written to."""
+
+    def __init__(self, names: dict[int, str], *, shape_only: bool) -> None:
         super().__init__()
         self.names = names  # id of a parameter or buffer -> its state name
+        self.shape_only = shape_only
         self.steps: list[Step] = []
         self.slot_of: dict[int, int] = {}
         self.alive: list[Tensor] = []  # ids are only unique while their tensors live
+        self.twins: dict[int, Tensor] = {}  # real tensors as shape-only ones
         self.state: dict[int, str] = {}
         self.constants: dict[int, Tensor] = {}
         self.shapes: dict[int, tuple[int, ...]] = {}
         self.viewed: set[int] = set()
         self.aliases_written = False
 
-    def slot(self, tensor: Tensor, *, produced: bool = False) -> int:
-        key = id(tensor)
-        if produced or key not in self.slot_of:
-            slot = len(self.shapes)
-            self.slot_of[key] = slot
-            self.shapes[slot] = tuple(tensor.shape)
-            self.alive.append(tensor)
-            if not produced:
-                if key in self.names:
-                    self.state[slot] = self.names[key]
-                else:
-                    self.constants[slot] = tensor
-        return self.slot_of[key]
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # nothing here is ever compiled; PyTorch's guard against it costs more than a step
 
-    def refs(self, value: Any, reads: list[int]) -> Any:
-        """``value`` with Refs for tensors, whose slots are added to ``reads``."""
-        if isinstance(value, Tensor):
-            slot = self.slot(value)
-            reads.append(slot)
-            return Ref(slot)
-        if isinstance(value, list | tuple):
-            return type(value)(self.refs(item, reads) for item in value) if value else value
-        return value
+    def slot(self, tensor: Tensor) -> int:
+        """Where ``tensor`` lives; a tensor that no step has made is the network's own."""
+        key = id(tensor)
+        found = self.slot_of.get(key)
+        if found is not None:
+            return found
+        slot = self.made(tensor)
+        if key in self.names:
+            self.state[slot] = self.names[key]
+        else:
+            self.constants[slot] = tensor
+        return slot
+
+    def made(self, tensor: Tensor) -> int:
+        """A new place for ``tensor``."""
+        slot = len(self.shapes)
+        self.slot_of[id(tensor)] = slot
+        self.shapes[slot] = tuple(tensor.shape)
+        self.alive.append(tensor)
+        return slot
+
+    def refs(self, values: Any, reads: list[int]) -> Any:
+        """``values`` with Refs for tensors, whose slots are added to ``reads``."""
+        found = []
+        for value in values:
+            if isinstance(value, Tensor):
+                slot = self.slot(value)
+                reads.append(slot)
+                found.append(Ref(slot))
+            elif value and isinstance(value, list | tuple):
+                found.append(self.refs(value, reads))
+            else:
+                found.append(value)
+        return found if type(values) is list else type(values)(found)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
         with torch._C.DisableTorchFunction():  # the sizes asked for here are not the network's questions
-            return self._record(func, args, kwargs or {})
+            if not self.shape_only:
+                result = func(*args, **kwargs)
+            else:
+                given = _tensors((*args, kwargs) if kwargs else args)
+                real = [x for x in given if not x.is_meta]
+                if real and _aliasing(func)[0]:
+                    raise UntouchableError
+                if any(x.is_meta or x.is_floating_point() for x in given) and real:
+                    result = shapes.run(func, self._shaped(args), self._shaped(kwargs))
+                else:
+                    result = shapes.run(func, args, kwargs)
+            return self.note(func, args, kwargs, result)
 
-    def _record(self, func: Any, args: Any, kwargs: Any) -> Any:
+    def _shaped(self, value: Any) -> Any:
+        """``value`` with shape-only tensors in the place of real ones."""
+        if isinstance(value, Tensor):
+            if value.is_meta:
+                return value
+            if id(value) not in self.twins:
+                self.alive.append(value)
+                self.twins[id(value)] = torch.empty_like(value, device="meta")
+            return self.twins[id(value)]
+        if isinstance(value, list | tuple):
+            return type(value)(self._shaped(item) for item in value)
+        return {name: self._shaped(item) for name, item in value.items()} if isinstance(value, dict) else value
+
+    def note(self, func: Any, args: Any, kwargs: Any, result: Any) -> Any:
+        """Put one operator's call on the tape; gives back its result."""
         reads: list[int] = []
-        ref_args = tuple(self.refs(value, reads) for value in args)
-        ref_kwargs = {name: self.refs(value, reads) for name, value in kwargs.items()}
-        result = shapes.run(func, args, kwargs)
-        tensors = [result] if isinstance(result, Tensor) else [x for x in tree_leaves(result) if isinstance(x, Tensor)]
+        ref_args = self.refs(tuple(args), reads)
+        ref_kwargs = dict(zip(kwargs, self.refs(list(kwargs.values()), reads), strict=True)) if kwargs else {}
+        tensors = _tensors(result)
         written, views = _aliasing(func)
         in_place = False
         if written:
-            given = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+            given = _tensors((args, kwargs))
             back = [x for x in tensors if any(x is one for one in given)]
             in_place = bool(back)
             self.aliases_written |= not in_place or any(self.slot_of[id(x)] in self.viewed for x in back)
-        outputs = tuple(self.slot(x, produced=True) for x in tensors)
+        outputs = tuple([self.made(x) for x in tensors])
         if views and not written:
             self.viewed.update(reads, outputs)
         self.steps.append(Step(func, ref_args, ref_kwargs, outputs, tuple(reads), in_place))
         return result
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    if isinstance(value, Tensor):
+        return [value]
+    if type(value) in (tuple, list) and all(item is None or isinstance(item, Tensor) for item in value):
+        return [item for item in value if item is not None]
+    return [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
 
 
 @cache
@@ -157,6 +211,11 @@ def record_tape(module: nn.Module, example: Tensor, *, training: bool = False) -
     ``module`` is not touched and sees no data; only when it needs values does a real copy run on ``example``.
     Raises TraceError when the network does not run on such an input.
     """
+    if not training:
+        try:
+            return _record(_in_eval_mode(shell_with(module, {})), example.detach().to("meta"))
+        except Exception:  # mostly UntouchableError; a copy may be written to
+            pass
     try:
         return _record(shape_only(module).train(training), example.detach().to("meta"))
     except Exception:  # whatever shape-only tensors could not do, real ones may
@@ -182,17 +241,25 @@ def plain_attention() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(before)
 
 
+def _in_eval_mode(shell: nn.Module) -> nn.Module:
+    return shell.eval() if any(layer.training for _, layer in named_layers(shell)) else shell
+
+
 def _record(module: nn.Module, example: Tensor) -> Tape:
+    """Run ``module``, which is thrown away."""
     names = {id(tensor): name for name, tensor in reversed(list(named_state(module).items()))}
-    recorder = _Recorder(names)
+    recorder = _Recorder(names, shape_only=example.is_meta)
     spans: dict[str, list[tuple[int, int]]] = {}
     called = set()
-    for path, layer in module.named_modules():  # of a copy that is thrown away
+    for path, layer in named_layers(module):
+        leaf = leaf_forward(layer, recorder.note) if example.is_meta else None
+        forward = layer.forward if leaf is None else _or_itself(leaf, layer.forward)
         if isinstance(layer, CALLED) or users_own(layer):
-            layer.forward = _noting(layer.forward, spans.setdefault(path, []), recorder.steps)
+            forward = _noting(forward, spans.setdefault(path, []), recorder.steps)
             if isinstance(layer, CALLED):
                 called.add(path)
-    calls = Calls()
+        layer.__dict__["forward"] = forward
+    calls = Calls(untouchable=example.is_meta)
     input_slot = recorder.slot(example)
     recorder.constants.pop(input_slot, None)
     with plain_attention(), torch.no_grad(), calls, recorder:
@@ -203,6 +270,19 @@ def _record(module: nn.Module, example: Tensor) -> Tape:
         tuple(recorder.steps), input_slot, output, recorder.state, recorder.constants, recorder.shapes,
         recorder.aliases_written, ran, spans, calls.suspicious, example.is_meta,
     )  # fmt: skip
+
+
+def _or_itself(leaf: Callable[[Tensor], Tensor], forward: Callable[..., Any]) -> Callable[..., Any]:
+    def answered(*args: Any, **kwargs: Any) -> Any:
+        if len(args) == 1 and not kwargs and type(args[0]) is Tensor:
+            try:
+                with torch._C._DisableTorchDispatch(), torch._C.DisableTorchFunction():
+                    return leaf(args[0])
+            except UnusualError:
+                pass
+        return forward(*args, **kwargs)
+
+    return answered
 
 
 def _noting(forward: Callable[..., Any], spans: list[tuple[int, int]], steps: list[Step]) -> Callable[..., Any]:

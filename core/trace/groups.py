@@ -80,31 +80,34 @@ def _families(
     signature = np.zeros(len(unit_of), dtype=np.int64)  # unit -> number of the set of places where it is born
     sets: list[tuple[int, ...]] = [()]
     known: dict[tuple[int, int], int] = {}
-    first = np.full((len(unit_of), 2), -1)
+    first_met: list[np.ndarray] = []  # units in network order
     for index, key in enumerate(places):
         if book.roles.get(key) != "producer" or key[0].endswith("bias"):
             continue
         units, positions = _different(units_at[index])
-        new = first[units, 0] < 0
-        first[units[new], 0] = index
-        first[units[new], 1] = positions[new]
         before = signature[units]
-        for old in set(before.tolist()):
+        new = before == 0
+        if new.any():
+            first_met.append(units[new][np.argsort(positions[new], kind="stable")])
+        for old in np.flatnonzero(np.bincount(before)).tolist():
             if (old, index) not in known:
                 known[old, index] = len(sets)
                 sets.append((*sets[old], index))
             signature[units[before == old]] = known[old, index]
+    if not first_met:
+        return []
     reason = locked if mixing else np.where(locked >= 0, locked, mixed)
-    born = np.flatnonzero(signature)
-    born = born[np.lexsort((first[born, 1], first[born, 0]))]
-    kinds = np.stack([signature[born], reason[born], mixed[born] >= 0], axis=1)
-    different, starts, kind_of = np.unique(kinds, axis=0, return_index=True, return_inverse=True)
-    kind_of = kind_of.reshape(-1)
+    born = np.concatenate(first_met)
+    kinds = (signature[born] * (len(texts) + 1) + reason[born] + 1) * 2 + (mixed[born] >= 0)
+    order = np.argsort(kinds, kind="stable")  # alike side by side, each in network order
+    starts = np.flatnonzero(np.diff(kinds[order], prepend=-1))
+    ends = [*starts[1:].tolist(), len(order)]
     families = []
-    for kind in np.argsort(starts).tolist():
-        number, why, mixes = different[kind].tolist()
-        text = texts[why] if why >= 0 else None
-        families.append(Family(sets[number], born[kind_of == kind], text, bool(mixes)))
+    for start, end in sorted(zip(starts.tolist(), ends, strict=True), key=lambda run: int(order[run[0]])):
+        kind, mixes = divmod(int(kinds[order[start]]), 2)
+        number, why = divmod(kind, len(texts) + 1)
+        text = texts[why - 1] if why else None
+        families.append(Family(sets[number], born[order[start:end]], text, bool(mixes)))
     return families
 
 

@@ -29,6 +29,14 @@ BINARY = (aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.div.Tensor)
 BINARY_IN_PLACE = (aten.add_.Tensor, aten.sub_.Tensor, aten.mul_.Tensor, aten.div_.Tensor)
 
 
+NOTHING = torch.empty(0, device="meta")  # what a batch norm would keep for a backward pass
+
+
+def blank(x: Tensor, sizes: Any) -> Tensor:
+    """A shape-only tensor. (``x.new_empty`` would work it out in Python.)"""
+    return torch.empty(sizes, dtype=x.dtype, device="meta")
+
+
 def run(op: Any, args: Any, kwargs: Any) -> Any:
     """The operator's result on shape-only tensors."""
     answer = ANSWERS.get(op)
@@ -44,11 +52,11 @@ def plain(*tensors: Tensor) -> bool:
     return all(tensor.is_meta and tensor.is_contiguous() for tensor in tensors)
 
 
-def _unary(x: Tensor, *_: Any, **__: Any) -> Any:
-    return x.new_empty(x.shape) if plain(x) and x.is_floating_point() else ASK
+def unary(x: Tensor, *_: Any, **__: Any) -> Any:
+    return blank(x, x.shape) if plain(x) and x.is_floating_point() else ASK
 
 
-def _unary_in_place(x: Tensor, *_: Any, **__: Any) -> Any:
+def unary_in_place(x: Tensor, *_: Any, **__: Any) -> Any:
     return x if x.is_meta else ASK
 
 
@@ -67,15 +75,15 @@ def _binary(x: Tensor, y: Any, **_: Any) -> Any:
         if not plain(y) or y.dtype != x.dtype:
             return ASK
         if not _fits(x.shape, y):
-            return x.new_empty(y.shape) if _fits(y.shape, x) else ASK
-    return x.new_empty(x.shape)
+            return blank(x, y.shape) if _fits(y.shape, x) else ASK
+    return blank(x, x.shape)
 
 
 def _binary_in_place(x: Tensor, y: Any, **_: Any) -> Any:
     return x if x.is_meta and _fits(x.shape, y) else ASK
 
 
-def _convolution(
+def convolution(
     x: Tensor,
     weight: Tensor,
     bias: Any,
@@ -87,7 +95,7 @@ def _convolution(
     groups: int,
 ) -> Any:
     sizes = weight.shape
-    if transposed or len(x.shape) != len(sizes) or not plain(x, weight):
+    if transposed or len(x.shape) != len(sizes) or not plain(x) or not weight.is_contiguous():
         return ASK
     if x.shape[1] != sizes[1] * groups or sizes[0] % groups:
         return ASK  # its own message
@@ -97,36 +105,36 @@ def _convolution(
     out = [
         (x.shape[2 + i] + 2 * padding[i] - dilation[i] * (sizes[2 + i] - 1) - 1) // stride[i] + 1 for i in range(space)
     ]
-    return x.new_empty((x.shape[0], sizes[0], *out)) if min(out) > 0 else ASK
+    return blank(x, (x.shape[0], sizes[0], *out)) if min(out) > 0 else ASK
 
 
-def _batch_norm(x: Tensor, weight: Any, bias: Any, mean: Any, *_: Any) -> Any:
+def batch_norm(x: Tensor, weight: Any, bias: Any, mean: Any, *_: Any) -> Any:
     width = x.shape[1] if x.dim() > 1 else -1
     if not plain(x) or any(isinstance(t, Tensor) and t.shape[0] != width for t in (weight, bias, mean)):
         return ASK
-    return x.new_empty(x.shape), x.new_empty((0,)), x.new_empty((0,))
+    return blank(x, x.shape), NOTHING, NOTHING
 
 
-def _layer_norm(x: Tensor, shape: Any, weight: Any, *_: Any) -> Any:
-    if not plain(x) or tuple(x.shape[-len(shape) :]) != tuple(shape) or (weight is not None and not plain(weight)):
+def layer_norm(x: Tensor, shape: Any, weight: Any, *_: Any) -> Any:
+    if not plain(x) or tuple(x.shape[-len(shape) :]) != tuple(shape):
         return ASK
-    statistic = x.new_empty((*x.shape[: -len(shape)], *[1] * len(shape)))
-    return x.new_empty(x.shape), statistic, statistic.new_empty(statistic.shape)
+    statistic = (*x.shape[: -len(shape)], *[1] * len(shape))
+    return blank(x, x.shape), blank(x, statistic), blank(x, statistic)
 
 
 def _addmm(bias: Tensor, x: Tensor, weight: Tensor) -> Any:
     if not x.is_meta or x.shape[1] != weight.shape[0] or not _fits(torch.Size((x.shape[0], weight.shape[1])), bias):
         return ASK
-    return x.new_empty((x.shape[0], weight.shape[1]))
+    return blank(x, (x.shape[0], weight.shape[1]))
 
 
 def _mm(x: Tensor, weight: Tensor) -> Any:
-    return x.new_empty((x.shape[0], weight.shape[1])) if x.is_meta and x.shape[1] == weight.shape[0] else ASK
+    return blank(x, (x.shape[0], weight.shape[1])) if x.is_meta and x.shape[1] == weight.shape[0] else ASK
 
 
 def _bmm(x: Tensor, y: Tensor) -> Any:
     fits = x.is_meta and x.shape[0] == y.shape[0] and x.shape[2] == y.shape[1]
-    return x.new_empty((x.shape[0], x.shape[1], y.shape[2])) if fits else ASK
+    return blank(x, (x.shape[0], x.shape[1], y.shape[2])) if fits else ASK
 
 
 def _mean(x: Tensor, dims: Any, keepdim: bool = False, **named: Any) -> Any:
@@ -134,11 +142,11 @@ def _mean(x: Tensor, dims: Any, keepdim: bool = False, **named: Any) -> Any:
         return ASK
     gone = {dim % x.dim() for dim in dims}
     kept = [1 if axis in gone else size for axis, size in enumerate(x.shape) if keepdim or axis not in gone]
-    return x.new_empty(kept)
+    return blank(x, kept)
 
 
 def _pool_to(x: Tensor, size: Any) -> Any:
-    return x.new_empty((*x.shape[: -len(size)], *size)) if plain(x) else ASK
+    return blank(x, (*x.shape[: -len(size)], *size)) if plain(x) else ASK
 
 
 def _cat(tensors: Any, dim: int = 0) -> Any:
@@ -151,17 +159,17 @@ def _cat(tensors: Any, dim: int = 0) -> Any:
             return ASK
     sizes = list(first.shape)
     sizes[dim] = sum(tensor.shape[dim] for tensor in tensors)
-    return first.new_empty(sizes)
+    return blank(first, sizes)
 
 
 ANSWERS: dict[Any, Answer] = {
-    **{op.default: _unary for op in UNARY},
-    **{op.default: _unary_in_place for op in UNARY_IN_PLACE},
+    **{op.default: unary for op in UNARY},
+    **{op.default: unary_in_place for op in UNARY_IN_PLACE},
     **dict.fromkeys(BINARY, _binary),
     **dict.fromkeys(BINARY_IN_PLACE, _binary_in_place),
-    aten.convolution.default: _convolution,
-    aten.native_batch_norm.default: _batch_norm,
-    aten.native_layer_norm.default: _layer_norm,
+    aten.convolution.default: convolution,
+    aten.native_batch_norm.default: batch_norm,
+    aten.native_layer_norm.default: layer_norm,
     aten.addmm.default: _addmm,
     aten.mm.default: _mm,
     aten.bmm.default: _bmm,
