@@ -53,9 +53,10 @@ def _answered(found: Any) -> Any:
 def _own(layer: nn.Module, *names: str) -> list[Any]:
     """Its tensors, as long as they are kept in the usual place."""
     held = {**layer._parameters, **layer._buffers}
-    if any(name not in held or not (held[name] is None or held[name].is_contiguous()) for name in names):
+    found = [held.get(name, shapes.ASK) for name in names]
+    if any(tensor is shapes.ASK or (isinstance(tensor, Tensor) and not tensor.is_contiguous()) for tensor in found):
         raise UnusualError
-    return [held[name] for name in names]
+    return found
 
 
 def _convolution(layer: Any, note: Note) -> Forward:
@@ -67,7 +68,7 @@ def _convolution(layer: Any, note: Note) -> Forward:
 
     def forward(x: Tensor) -> Tensor:
         args = (x, *rest)
-        return note(aten.convolution.default, args, {}, _answered(shapes.convolution(*args)))  # type: ignore[no-any-return]
+        return note(aten.convolution.default, args, {}, _answered(shapes.convolution(*args)))
 
     return forward
 
@@ -84,7 +85,7 @@ def _batch_norm(layer: Any, note: Note) -> Forward:
             raise UnusualError
         result = _answered(shapes.batch_norm(*args))
         note(aten.native_batch_norm.default, args, {}, result)
-        return result[0]  # type: ignore[no-any-return]
+        return result[0]
 
     return forward
 
@@ -97,7 +98,7 @@ def _layer_norm(layer: Any, note: Note) -> Forward:
         args = (x, *rest)
         result = _answered(shapes.layer_norm(*args))
         note(aten.native_layer_norm.default, args, {}, result)
-        return result[0]  # type: ignore[no-any-return]
+        return result[0]
 
     return forward
 
@@ -145,7 +146,7 @@ def _pointwise(op: Any, in_place: Any, *attributes: str) -> Maker:
         used, answer = (in_place, shapes.unary_in_place) if changes else (op, shapes.unary)
 
         def forward(x: Tensor) -> Tensor:
-            return note(used, (x, *values), {}, _answered(answer(x)))  # type: ignore[no-any-return]
+            return note(used, (x, *values), {}, _answered(answer(x)))
 
         return forward
 

@@ -40,7 +40,7 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "hardtanh": (lambda: nn.Hardtanh(-2.0, 3.0), (2, 4)),
     "hardtanh of whole numbers": (lambda: nn.Hardtanh(0, 1), (2, 4)),
     **{
-        f"{kind.__name__.lower()}{' in place' if in_place else ''}": (lambda k=kind, i=in_place: k(inplace=i), (2, 4, 3))
+        f"{kind.__name__.lower()}{' in place' * in_place}": (lambda k=kind, i=in_place: k(inplace=i), (2, 4, 3))
         for kind in (nn.ReLU, nn.ReLU6, nn.SiLU, nn.Hardswish, nn.Hardsigmoid, nn.Dropout)
         for in_place in (False, True)
     },
