@@ -213,7 +213,7 @@ def record_tape(module: nn.Module, example: Tensor, *, training: bool = False) -
     """
     if not training:
         try:
-            return _record(_in_eval_mode(shell_with(module, {})), example.detach().to("meta"))
+            return _record(in_eval_mode(shell_with(module, {})), example.detach().to("meta"))
         except Exception:  # mostly UntouchableError; a copy may be written to
             pass
     try:
@@ -241,7 +241,8 @@ def plain_attention() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(before)
 
 
-def _in_eval_mode(shell: nn.Module) -> nn.Module:
+def in_eval_mode(shell: nn.Module) -> nn.Module:
+    """``shell`` itself, which nobody else holds."""
     return shell.eval() if any(layer.training for _, layer in named_layers(shell)) else shell
 
 
@@ -253,7 +254,7 @@ def _record(module: nn.Module, example: Tensor) -> Tape:
     called = set()
     for path, layer in named_layers(module):
         leaf = leaf_forward(layer, recorder.note) if example.is_meta else None
-        forward = layer.forward if leaf is None else _or_itself(leaf, layer.forward)
+        forward = layer.forward if leaf is None else or_itself(leaf, layer.forward)
         if isinstance(layer, CALLED) or users_own(layer):
             forward = _noting(forward, spans.setdefault(path, []), recorder.steps)
             if isinstance(layer, CALLED):
@@ -272,7 +273,9 @@ def _record(module: nn.Module, example: Tensor) -> Tape:
     )  # fmt: skip
 
 
-def _or_itself(leaf: Callable[[Tensor], Tensor], forward: Callable[..., Any]) -> Callable[..., Any]:
+def or_itself(leaf: Callable[[Tensor], Tensor], forward: Callable[..., Any]) -> Callable[..., Any]:
+    """``leaf`` for the calls it can answer, ``forward`` for the others."""
+
     def answered(*args: Any, **kwargs: Any) -> Any:
         if len(args) == 1 and not kwargs and type(args[0]) is Tensor:
             try:

@@ -8,30 +8,26 @@ fault.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from itertools import cycle
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from core.records import Group
-from core.trace import shapes
-from core.trace.copies import copy_with
-from core.trace.graph import Step, plain_attention, users_own
+from core.trace.copies import named_layers, named_state, shell_with
+from core.trace.graph import Step, in_eval_mode, or_itself, plain_attention, users_own
 from core.trace.labels import WeightLabels
 from core.trace.layers.attributes import follow_sizes
-from core.trace.layout import Layout, promised
-from core.trace.rules import MOVES, Flow
+from core.trace.layout import Layout
+from core.trace.leaves import leaf_forward
+from core.trace.rules import Flow
+from core.trace.watch import DiffersError, Watch, shapes_of
 from core.trace.written import WrittenWidth, set_written, written_values
 
-# Moves of data: narrow tensors may be laid out otherwise in memory, and then other ones run.
-COMES_OR_GOES = MOVES | {
-    "clone", "contiguous", "copy_", "empty", "as_strided", "alias", "detach", "_to_copy", "empty_strided",
-}  # fmt: skip
+PARTS = (2, 4, 3)  # what stays of neighbouring groups: one in so many
 
 
 @dataclass(frozen=True)
@@ -46,16 +42,13 @@ class Fault:
     stays: np.ndarray
 
 
-class _DiffersError(Exception):
-    """The narrowed network does something else than the tape tells, or with other shapes than labels promise."""
-
-
-def _keep(groups: list[Group], layout: Layout, parts: int) -> np.ndarray:
-    """bool (units + 1,): of each of the groups, the first ``1 / parts`` of its units stay."""
+def _keep(groups: list[Group], layout: Layout) -> np.ndarray:
+    """bool (units + 1,): of each of the groups a half, a quarter or a third of its units stay, at random."""
     stays = np.ones(layout.units + 1, dtype=bool)
-    for group in groups:
-        start = layout.first[group.id]
-        stays[start + (group.units + parts - 1) // parts : start + group.units] = False
+    generator = np.random.default_rng(0)
+    for group, parts in zip(groups, cycle(PARTS), strict=False):
+        start, kept = layout.first[group.id], (group.units + parts - 1) // parts
+        stays[start + generator.permutation(group.units)[kept:]] = False
     return stays
 
 
@@ -67,128 +60,77 @@ def find_fault(
     layout: Layout,
     written: tuple[WrittenWidth, ...] = (),
 ) -> Fault | None:
-    """Narrow every second prunable group to half and run, then all to a quarter; None when everything follows.
+    """Narrow all prunable groups and run; None when everything follows.
 
-    Two widths in one expression (``channels // heads``) only show when they do not move alike.
+    Two widths in one expression (``channels // heads``) only show when they do not move alike, and a part cut at a
+    fixed place only when units leave on both sides of it unevenly.
     """
-    free = [group for group in groups if group.prunable and group.gather_of is None]
-    for narrowed, parts in ((free[::2], 2), (free, 4)):
-        fault = _try(module, example, flow, narrowed, _keep(narrowed, layout, parts), layout, written)
-        if fault is not None:
-            return fault
-    return None
+    narrowed = [group for group in groups if group.prunable and group.gather_of is None]
+    if not narrowed:
+        return None
+    return _try(module, example, Watch(flow, layout, _keep(narrowed, layout)), narrowed, written)
 
 
 def _try(
     module: nn.Module,
     example: Tensor,
-    flow: Flow,
+    watch: Watch,
     narrowed: list[Group],
-    stays: np.ndarray,
-    layout: Layout,
     written: tuple[WrittenWidth, ...],
 ) -> Fault | None:
-    if not narrowed:
-        return None
-    watch = _Watch(flow, layout, stays)
+    flow, layout, stays = watch.flow, watch.layout, watch.stays
     trial = _narrow(module, layout, stays, example)
     set_written(trial, written_values(written, flow, layout, stays))
-    for path, layer in trial.named_modules():
-        if users_own(layer):
-            headed = type(layer) is not type(module.get_submodule(path))
-            layer.forward = watch.inside(path, layer.forward, headed)
+    _watched(trial, module, watch)
     image = example.to("meta")
     # Layers may complain in any way of their own about a width they did not expect.
     try:
         with plain_attention(), torch.no_grad(), watch:
             result = trial(image)
-        if _shapes(result) == [flow.tape.shapes[slot] for slot in flow.tape.output_slots]:
+        if shapes_of(result) == [flow.tape.shapes[slot] for slot in flow.tape.output_slots]:
             return None
         said = "the output changes its shape"
     except Exception as error:
-        said = "" if isinstance(error, _DiffersError) else (str(error).splitlines() or [type(error).__name__])[0]
+        said = "" if isinstance(error, DiffersError) else (str(error).splitlines() or [type(error).__name__])[0]
     fault = _blame(flow, layout, stays, watch.done, narrowed, said)
     return Fault(*fault, watch.done, tuple(watch.running), stays)
 
 
+def _watched(trial: nn.Module, module: nn.Module, watch: Watch) -> None:
+    """Have every layer of ``trial`` tell ``watch`` what it does; the common ones without running."""
+    for (path, layer), (_, was) in zip(named_layers(trial), named_layers(module), strict=True):
+        if users_own(layer):
+            headed = type(layer) is not type(was)
+            layer.__dict__["forward"] = watch.inside(path, layer.forward, headed)
+        else:
+            leaf = leaf_forward(layer, watch.note)
+            if leaf is not None:
+                layer.__dict__["forward"] = or_itself(leaf, layer.forward)
+
+
 def _narrow(module: nn.Module, layout: Layout, stays: np.ndarray, example: Tensor) -> nn.Module:
-    live = layout.counts @ stays.astype(np.int64)
+    """A shape-only copy to run once, in eval mode, in which only the units that stay are left."""
+    live = (layout.counts @ stays.astype(np.int64)).tolist()
+    lengths = [len(vector) for vector in layout.vectors]
     sizes: dict[str, dict[int, int]] = {}
     for (name, axis), vector in layout.vector_of.items():
-        if live[vector] != len(layout.vectors[vector]):
-            sizes.setdefault(name, {})[axis] = int(live[vector])
-
-    def empty(name: str, tensor: Tensor) -> Tensor:
-        if name not in sizes:
-            return torch.empty_like(tensor, device="meta")
-        shape = [sizes[name].get(axis, size) for axis, size in enumerate(tensor.shape)]
-        return torch.empty(shape, dtype=tensor.dtype, device="meta")
-
-    trial = copy_with(module, empty, loose=lambda tensor: tensor.detach()).eval()
+        if live[vector] != lengths[vector]:
+            sizes.setdefault(name, {})[axis] = live[vector]
+    tensors = {id(tensor): _blank_like(tensor, sizes.get(name)) for name, tensor in named_state(module).items()}
+    trial = in_eval_mode(shell_with(module, tensors))
     follow_sizes(trial, module, sizes, example)
     return trial
 
 
-class _Watch(TorchDispatchMode):
-    """Follows the tape step by step and stops where a shape is not the promised one."""
-
-    def __init__(self, flow: Flow, layout: Layout, stays: np.ndarray) -> None:
-        super().__init__()
-        self.flow, self.layout, self.stays = flow, layout, stays
-        self.done = 0
-        self.running: list[str] = []
-        self.headed = 0  # how many modules with other code are running
-
-    def inside(self, path: str, forward: Callable[..., Any], headed: bool) -> Callable[..., Any]:
-        """``forward``, known to be running until it returns; what fails stays known. ``headed``: it runs other steps
-        than the tape tells, and is not compared inside."""
-        spans = iter(self.flow.tape.spans.get(path, ()))
-
-        def watched(*args: Any, **kwargs: Any) -> Any:
-            self.running.append(path)
-            self.headed += headed
-            result = forward(*args, **kwargs)
-            self.headed -= headed
-            self.running.pop()
-            stop = next(spans, (0, self.done))[1]
-            if headed and not self.headed:
-                self.done = stop
-            return result
-
-        return watched
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = shapes.run(func, args, kwargs or {})
-        steps = self.flow.tape.steps
-        # Narrow tensors may be laid out otherwise, and then moves come or go; anything else is another computation.
-        if self.headed or func.overloadpacket.__name__ in COMES_OR_GOES:
-            return result
-        while self.done < len(steps) and steps[self.done].name in COMES_OR_GOES:
-            self.done += 1
-        if self.done < len(steps) and steps[self.done].op is func:
-            step = steps[self.done]
-            if torch.Tag.pointwise in func.tags and _numbers(args) != _numbers(step.args):
-                raise _DiffersError  # the code computes with a width
-            for slot, shape in zip(step.outputs, _shapes(result), strict=False):
-                if slot in self.flow.slots and shape != promised(self.flow, self.layout, self.stays, slot):
-                    raise _DiffersError
-            self.done += 1
-        else:
-            raise _DiffersError
-        return result
-
-
-def _numbers(args: Any) -> list[float]:
-    return [value for value in args if type(value) in (int, float)]
-
-
-def _shapes(result: Any) -> list[tuple[int, ...]]:
-    leaves = [result] if isinstance(result, Tensor) else tree_leaves(_plain(result))
-    return [tuple(leaf.shape) for leaf in leaves if isinstance(leaf, Tensor)]
-
-
-def _plain(result: Any) -> Any:
-    return dict(result) if isinstance(result, Mapping) else result
+def _blank_like(tensor: Tensor, sizes: Mapping[int, int] | None) -> Tensor:
+    """A shape-only ``tensor``; ``sizes``: those that differ, by axis."""
+    if sizes is None:
+        new = torch.empty_like(tensor, device="meta", requires_grad=False)
+    else:
+        shape = [sizes.get(axis, size) for axis, size in enumerate(tensor.shape)]
+        new = torch.empty(shape, dtype=tensor.dtype, device="meta")
+    # whether a gradient is asked for decides which operator torch.matmul becomes
+    return nn.Parameter(new, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else new
 
 
 def _blame(

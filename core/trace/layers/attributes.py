@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
-from core.trace.copies import named_state
+from core.trace.copies import named_layers, named_state
 from core.trace.graph import shape_only
 from core.trace.layers.heads import fit_heads
 
@@ -25,17 +25,16 @@ def follow_sizes(new: nn.Module, old: nn.Module, changed: Iterable[str], example
     sliced = {id(state[name]) for name in changed}
     if not sliced:
         return
-    before = dict(old.named_modules())
+    before, after = dict(named_layers(old)), dict(named_layers(new))
     around = []
-    for path, layer in new.named_modules():
+    for path, layer in after.items():
         # by identity: two layers may hold one weight
         if any(id(tensor) in sliced for tensor in _own(layer)):
             update_layer(layer)
             around += [path, path.rpartition(".")[0]]
     for path in dict.fromkeys(around):
-        if isinstance(before[path], HEADLESS):
-            continue
-        fit_heads(new.get_submodule(path), before[path])
+        if not isinstance(before[path], HEADLESS):
+            fit_heads(after[path], before[path])
     _update_bare_norms(new, example)
 
 
@@ -90,7 +89,7 @@ def _update_bare_norms(module: nn.Module, example: Tensor) -> None:
     """Norms without weights only know their width by what reaches them."""
     bare = {
         path: layer
-        for path, layer in module.named_modules()
+        for path, layer in named_layers(module)
         if isinstance(layer, BARE) and getattr(layer, "weight", None) is None
     }
     if not bare:
