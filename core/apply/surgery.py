@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch.utils._pytree import tree_flatten
 
 from core.errors import PlanError, PruneError
 from core.records import Plan, Trace
-from core.trace.copies import copy_with, named_state
+from core.trace.copies import copy_with, named_layers, named_state, shell_with
 from core.trace.graph import plain_attention
 from core.trace.hiding import hidden_state, shortened
 from core.trace.labels import Key
@@ -21,7 +22,8 @@ from core.trace.modes import collecting_later
 from core.trace.written import set_written, written_values
 
 TOLERANCE = 1e-4  # relative difference allowed between pruned and masked outputs
-SMALL = (32, 96)  # pixels a side of the images that the check tries first: channels do not depend on the size
+SMALL = (16, 32, 96)  # pixels a side of the images that the check tries first: channels do not depend on the size
+OVER_SPACE = frozenset({"native_group_norm", "_softmax", "var", "std"})  # say nothing on maps of a pixel
 HALF = (torch.float16, torch.bfloat16)
 
 Masks = dict[Key, Tensor]
@@ -106,7 +108,7 @@ def _sliced_state(state: Mapping[str, Tensor], masks: Masks, trace: Trace) -> di
     by_name: dict[str, dict[int, Tensor]] = {}
     for (name, dim), mask in masks.items():
         by_name.setdefault(name, {})[dim] = mask
-    places = {id(mask): mask.nonzero().flatten() for mask in masks.values()}
+    places = {identity: mask.nonzero().flatten() for identity, mask in {id(m): m for m in masks.values()}.items()}
     sliced = {name: _sliced(name, state[name].detach(), dims, places) for name, dims in by_name.items()}
     for direction, length in trace.norms:
         if direction in sliced:
@@ -123,9 +125,9 @@ def _sliced(name: str, tensor: Tensor, masks: Mapping[int, Tensor], places: Mapp
     layout = torch.channels_last if tensor.dim() == 4 and not tensor.is_contiguous() else torch.contiguous_format
     for dim, mask in sorted(masks.items()):
         here = places[id(mask)]
-        if not len(here):
+        if not here.numel():
             raise PruneError(f"The plan leaves nothing of {name}: keep at least one channel there.")
-        tensor = tensor.index_select(dim, here.to(tensor.device))
+        tensor = tensor.index_select(dim, here if tensor.is_cpu else here.to(tensor.device))
     return tensor.contiguous(memory_format=layout)
 
 
@@ -176,7 +178,7 @@ def _difference(pruned: nn.Module, module: nn.Module, trace: Trace, plan: Plan) 
 def _error(pruned: nn.Module, module: nn.Module, trace: Trace, plan: Plan) -> float | None:
     masked = _masked_view(module, trace, plan)
     mixing = any(len(kept) < trace.group(name).units and trace.group(name).mixing for name, kept in plan.kept.items())
-    for image in _images(trace.example, masked):
+    for image in _images(trace, masked):
         try:
             expected = _run(masked, image)
         except (RuntimeError, ValueError, IndexError, AssertionError):
@@ -189,14 +191,31 @@ def _error(pruned: nn.Module, module: nn.Module, trace: Trace, plan: Plan) -> fl
     return None
 
 
-def _images(example: Tensor, module: nn.Module) -> list[Tensor]:
+def _images(trace: Trace, module: nn.Module) -> Iterator[Tensor]:
     """Random images to check with: a smaller one first, because channels do not depend on the size of the image."""
     generator = torch.Generator().manual_seed(0)
+    example = trace.example
     sides = list(example.shape[2:])
     smaller = [(*example.shape[:2], *[side] * len(sides)) for side in SMALL if sides and min(sides) > side]
-    sizes = [*smaller, tuple(example.shape)]
+    if smaller and not _fits(trace, SMALL[0] / min(sides)):
+        del smaller[0]
     reference = next((tensor for tensor in module.parameters()), example)
-    return [torch.randn(size, generator=generator).to(reference) for size in sizes]
+    for size in (*smaller, tuple(example.shape)):
+        yield torch.randn(size, generator=generator).to(reference)
+
+
+def _fits(trace: Trace, scale: float) -> bool:
+    """Whether every window still fits its map when the image shrinks by ``scale``, so that trying is worth while."""
+    for step in trace.tape.steps:
+        name = step.name
+        if name in OVER_SPACE:
+            return False
+        if name == "convolution" or "_pool" in name and "adaptive" not in name:
+            window = trace.tape.shapes[step.reads[1]][2:] if name == "convolution" else step.args[1]
+            around = step.args[4] if name == "convolution" else step.args[3] if len(step.args) > 3 else (0,)
+            if max(window) > 2 * min(around) + max(1, math.ceil(min(trace.tape.shapes[step.reads[0]][2:]) * scale)):
+                return False
+    return True
 
 
 def _masked_view(module: nn.Module, trace: Trace, plan: Plan) -> nn.Module:
@@ -209,13 +228,19 @@ def _masked_view(module: nn.Module, trace: Trace, plan: Plan) -> nn.Module:
         if (name, dim) in trace.layout.reads_alone and name not in norms
     }
     rest = {key: mask for key, mask in masks.items() if key[0].rpartition(".")[0] not in given}
-    state = {name: tensor.detach() for name, tensor in named_state(module).items()}
-    edits = hidden_state(rest, state, trace.norms)
-    view = copy_with(module, lambda name, tensor: edits.get(name, tensor))
+    state = named_state(module)
+    edits = hidden_state(rest, {name: tensor.detach() for name, tensor in state.items()} if rest else {}, trace.norms)
+    own = {
+        id(buffer): buffer.clone()
+        for _, layer in named_layers(module)
+        for buffer in layer._buffers.values()
+        if buffer is not None
+    }
+    view = shell_with(module, {**own, **{id(state[name]): tensor for name, tensor in edits.items()}})
     for path, mask in given.items():
         layer = view.get_submodule(path)
         axis = -1 if isinstance(layer, nn.Linear) else 1
-        layer.forward = _hiding(layer.forward, mask, axis)
+        layer.__dict__["forward"] = _hiding(layer.forward, mask, axis)
     return view
 
 
@@ -234,14 +259,16 @@ def _hiding(forward: Callable[..., Any], mask: Tensor, axis: int) -> Callable[..
 
 
 def _run(module: nn.Module, image: Tensor) -> list[Tensor]:
-    modes = [(layer, layer.training) for layer in module.modules()]
-    module.eval()
+    modes = [(layer, layer.training) for _, layer in named_layers(module)]
+    training = any(was for _, was in modes)
+    if training:
+        module.eval()
     try:
         with torch.no_grad(), plain_attention():  # the fused path would pass layers by that hide their inputs
             return [leaf for leaf in tree_flatten(module(image))[0] if isinstance(leaf, Tensor)]
     finally:
-        for layer, training in modes:
-            layer.training = training
+        for layer, was in modes if training else ():
+            layer.training = was
 
 
 def max_relative_error(found: list[Tensor], expected: list[Tensor]) -> float:

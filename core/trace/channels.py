@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from core.errors import TraceError
 from core.records import Group, Trace
+from core.trace.copies import named_layers, named_state
 from core.trace.graph import record_tape
 from core.trace.groups import group_channels
 from core.trace.labels import LabelBook
@@ -37,10 +39,10 @@ def trace_channels(module: nn.Module, example: Tensor, *, mixing: bool = False) 
 
 def _trace(module: nn.Module, example: Tensor, mixing: bool) -> Trace:
     tape = record_tape(module, example[:1])
-    buffers = dict(module.named_buffers())
-    flow = Flow(tape, constant=buffers.__getitem__)
+    state = named_state(module)
+    flow = Flow(tape, constant=state.__getitem__)
     flow.run()
-    _label_training_branches(flow, module, example)
+    _label_training_branches(flow, module, state, example)
     _lock_fixed_modules(flow.book, module)
     called = tape.called - _sharing(module)
     groups, layout = group_channels(flow.book, called, mixing=mixing)
@@ -86,10 +88,10 @@ def _written(
     return ()
 
 
-def _label_training_branches(flow: Flow, module: nn.Module, example: Tensor) -> None:
+def _label_training_branches(flow: Flow, module: nn.Module, state: Mapping[str, Tensor], example: Tensor) -> None:
     """Layers that only run in training (auxiliary heads) read channels too, and must follow."""
     seen = set(flow.tape.state.values())
-    if all(name in seen for name, _ in module.named_parameters()):
+    if all(name in seen for name, tensor in state.items() if isinstance(tensor, nn.Parameter)):
         return
     try:
         tape = record_tape(module, example[:1].expand(2, *example.shape[1:]), training=True)
@@ -102,7 +104,7 @@ def _label_training_branches(flow: Flow, module: nn.Module, example: Tensor) -> 
 
 def _lock_fixed_modules(book: LabelBook, module: nn.Module) -> None:
     """These modules use one width for everything they hold, so no part of it can leave alone."""
-    for path, layer in module.named_modules():
+    for path, layer in named_layers(module):
         reason = (
             f"{type(layer).__name__} has one fixed width" if isinstance(layer, ONE_WIDTH) else why_heads_stay(layer)
         )

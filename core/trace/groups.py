@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -55,7 +56,7 @@ def group_channels(book: LabelBook, called: frozenset[str], *, mixing: bool) -> 
         local_of[family.units] = np.arange(len(family.units))
         first.append(total)
         total += len(family.units)
-    _place_members(families, book, places, builder, units_at, number_of, local_of)
+    held = _place_members(families, book, places, builder, units_at, number_of, local_of)
     groups = _named(families, places)
     starts = np.asarray([*first, total])
     global_of = np.where(number_of >= 0, starts[number_of] + local_of, total)  # -1 picks the last start: ``total``
@@ -68,7 +69,7 @@ def group_channels(book: LabelBook, called: frozenset[str], *, mixing: bool) -> 
         if book.roles.get(key) == "consumer" and key[0].endswith(".weight") and layer_of(key[0]) in called
         and key[0] not in book.computed
     ]  # fmt: skip
-    gathers = _gathers(groups, first, book, alone, builder, vectors, total)
+    gathers = _gathers(groups, held, first, book, alone, builder, vectors, total)
     layout = Layout(total, offsets, by_label, vectors, builder.vector_of, gathers, frozenset(alone))
     return (*groups, *gathers.values()), layout
 
@@ -86,9 +87,15 @@ def _families(
             continue
         units, positions = _different(units_at[index])
         before = signature[units]
+        if not before.any() and positions is None:  # as nearly always: made here first, in order
+            first_met.append(units)
+            known[0, index] = len(sets)
+            signature[units] = len(sets)
+            sets.append((index,))
+            continue
         new = before == 0
         if new.any():
-            first_met.append(units[new][np.argsort(positions[new], kind="stable")])
+            first_met.append(units[new] if positions is None else units[new][np.argsort(positions[new])])
         for old in np.flatnonzero(np.bincount(before)).tolist():
             if (old, index) not in known:
                 known[old, index] = len(sets)
@@ -111,10 +118,10 @@ def _families(
     return families
 
 
-def _different(units: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The different units in ascending order, and where each stands first."""
+def _different(units: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """The different units in ascending order, and where each stands first; None when that is where it stands."""
     if len(units) < 2 or (units[1:] > units[:-1]).all():
-        return units, np.arange(len(units))
+        return units, None
     return np.unique(units, return_index=True)
 
 
@@ -126,8 +133,11 @@ def _place_members(
     units_at: list[np.ndarray],
     number_of: np.ndarray,
     local_of: np.ndarray,
-) -> None:
-    """Give every family its members, in network order. Dimensions with the same labels share their index tensors."""
+) -> dict[int, list[int]]:
+    """Give every family its members, in network order. Dimensions with the same labels share their index tensors.
+
+    Returns the families that each vector holds units of.
+    """
     order = {name: index for index, name in enumerate(dict.fromkeys(name for name, _ in places))}
     cached: dict[int, list[tuple[int, torch.Tensor]]] = {}
     for key in sorted(places, key=lambda key: (order[key[0]], key[1])):
@@ -145,6 +155,7 @@ def _place_members(
         role = book.roles.get(key, "follower")
         for number, unit_index in cached[vector]:
             families[number].members.append(Member(layer_of(key[0]), key[0], key[1], role, unit_index))
+    return {vector: [number for number, _ in found] for vector, found in cached.items()}
 
 
 def _named(families: Sequence[Family], places: list[Key]) -> tuple[Group, ...]:
@@ -177,43 +188,50 @@ def _named(families: Sequence[Family], places: list[Key]) -> tuple[Group, ...]:
 
 def _gathers(
     groups: tuple[Group, ...],
-    first: list[int],
+    held: Mapping[int, list[int]],
+    starts: list[int],
     book: LabelBook,
     alone: list[Key],
     builder: LayoutBuilder,
     vectors: tuple[np.ndarray, ...],
     total: int,
 ) -> dict[Key, Group]:
-    """One group for every layer that reads channels which others read too, or which may not leave: its own choice."""
-    starts = np.asarray(first)
+    """One group for every layer that reads channels which others read too, or which may not leave: its own choice.
+
+    held: vector -> numbers of the groups it holds units of. starts: group -> its first unit.
+    """
     readers: dict[int, set[str]] = defaultdict(set)
-    sources: dict[int, list[int]] = {}  # vector -> the groups it holds channels of
-    for key in builder.vector_of:
+    for key, vector in builder.vector_of.items():
         if book.roles.get(key) == "consumer":
-            number = builder.vector_of[key]
-            if number not in sources:
-                inside = vectors[number][vectors[number] < total]
-                origin = np.searchsorted(starts, inside, side="right") - 1
-                sources[number] = np.flatnonzero(np.bincount(origin, minlength=1)).tolist()
-            for origin_number in sources[number]:
-                readers[origin_number].add(key[0])
+            for number in held[vector]:
+                readers[number].add(key[0])
+    ranked: dict[int, tuple[torch.Tensor, int]] = {}
     gathers: dict[Key, Group] = {}
     for key in alone:
-        vector = vectors[builder.vector_of[key]]
-        origins = sources[builder.vector_of[key]]
-        shared = any(len(readers[number]) > 1 or not groups[number].prunable for number in origins)
-        if not shared:
+        vector = builder.vector_of[key]
+        if all(len(readers[number]) == 1 and groups[number].prunable for number in held[vector]):
             continue
-        units, firsts = _different(vector)
-        firsts = firsts[units < total]
-        if len(firsts) < 2:
+        if vector not in ranked:
+            ranked[vector] = _ranked(vectors[vector], total)
+        unit_of, units = ranked[vector]
+        if units < 2:
             continue
-        order = vector[np.sort(firsts)]  # units in the order in which this layer reads them
-        rank = np.full(total + 1, -1)
-        rank[order] = np.arange(len(order))
         layer = layer_of(key[0])
-        member = Member(layer, key[0], key[1], "consumer", torch.from_numpy(rank[vector]))
-        selected = groups[int(np.searchsorted(starts, vector[vector < total][0], side="right")) - 1].id
+        member = Member(layer, key[0], key[1], "consumer", unit_of)
+        one = int(vectors[vector][vectors[vector] < total][0])
+        selected = groups[bisect_right(starts, one) - 1].id
         name = f"inputs of {layer} alone"
-        gathers[key] = Group(f"gather:{layer}", name, (layer,), len(order), True, None, (member,), selected)
+        gathers[key] = Group(f"gather:{layer}", name, (layer,), units, True, None, (member,), selected)
     return gathers
+
+
+def _ranked(vector: np.ndarray, total: int) -> tuple[torch.Tensor, int]:
+    """Position -> which of the different units on it, in the order in which they are read (-1: none); how many."""
+    units, firsts = _different(vector)
+    if firsts is None and vector[-1] < total:
+        return torch.arange(len(vector)), len(vector)
+    firsts = np.arange(len(units)) if firsts is None else firsts
+    order = vector[np.sort(firsts[units < total])]
+    rank = np.full(total + 1, -1)
+    rank[order] = np.arange(len(order))
+    return torch.from_numpy(rank[vector]), len(order)

@@ -117,12 +117,17 @@ class LayoutBuilder:
     def __init__(self) -> None:
         self.labels: list[np.ndarray] = []
         self.vector_of: dict[Key, int] = {}
-        self._seen: dict[tuple[int, int, tuple[int, ...]], int] = {}
+        self._seen: dict[tuple[int, int, int], int] = {}
+        self._known: dict[int, tuple[int, Tensor]] = {}  # by id, and alive so that ids stay theirs
 
-    def add(self, key: Key, labels: Tensor) -> int:
-        identity = (labels.data_ptr(), len(labels), labels.stride())
+    def add(self, key: Key, labels: Tensor) -> None:
+        known = self._known.get(id(labels))
+        if known is not None:
+            self.vector_of[key] = known[0]
+            return
+        identity = (labels.data_ptr(), labels.shape[0], labels.stride(0))
         if identity not in self._seen:
             self._seen[identity] = len(self.labels)
             self.labels.append(labels.numpy())
         self.vector_of[key] = self._seen[identity]
-        return self._seen[identity]
+        self._known[id(labels)] = self._seen[identity], labels
