@@ -255,3 +255,11 @@ def test_full_screen_draws_anew_and_comes_back(network: Callable[..., Map]) -> N
 def test_two_hundred_layers_fill_several_lines(network: Callable[..., Map]) -> None:
     one = network(model="torchvision/densenet201")
     assert int(one.facts["lines"]) > 3
+
+
+def test_attention_heads_are_counted_as_units(network: Callable[..., Map]) -> None:
+    one = network(model="torchvision/vit_b_32")
+    one.page.locator(".network input").fill("encoder_layer_0.self_attention")
+    one.page.keyboard.press("Enter")
+    one.wait(lambda facts: "encoder_layer_0.self_attention" in facts["selected"])
+    assert "12 units" in one.page.locator(".network .readout").inner_text()
