@@ -24,6 +24,7 @@ from core.trace.calls import Calls, UntouchableError
 from core.trace.copies import copy_with, named_layers, shell_with
 from core.trace.copies import named_state as named_state
 from core.trace.leaves import UnusualError, leaf_forward
+from core.trace.memo import forget
 
 CALLED = (nn.modules.conv._ConvNd, nn.Linear)
 
@@ -212,6 +213,7 @@ def record_tape(module: nn.Module, example: Tensor, *, training: bool = False) -
     Raises TraceError when the network does not run on such an input.
     """
     if not training:
+        forget()
         try:
             return _record(in_eval_mode(shell_with(module, {})), example.detach().to("meta"))
         except Exception:  # mostly UntouchableError; a copy may be written to

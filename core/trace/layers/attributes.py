@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
-from core.trace.copies import named_layers, named_state
+from core.trace.copies import named_layers
 from core.trace.graph import shape_only
 from core.trace.layers.heads import fit_heads
 
@@ -18,14 +18,13 @@ HEADLESS = (nn.modules.conv._ConvNd, nn.Linear, nn.modules.batchnorm._NormBase, 
 BARE = (nn.modules.instancenorm._InstanceNorm, nn.LayerNorm)
 
 
-def follow_sizes(new: nn.Module, old: nn.Module, changed: Iterable[str], example: Tensor) -> None:
+def follow_sizes(new: nn.Module, old: nn.Module, changed: Collection[str], example: Tensor) -> None:
     """Make every layer of ``new`` agree with its weights. ``new`` is a copy of ``old`` in which the state entries
     ``changed`` have other sizes. example: an input, for layers that have no weights to tell their width."""
-    state = named_state(new)
-    sliced = {id(state[name]) for name in changed}
-    if not sliced:
+    if not changed:
         return
     before, after = dict(named_layers(old)), dict(named_layers(new))
+    sliced = {id(getattr(after[path], name)) for path, _, name in (entry.rpartition(".") for entry in changed)}
     around = []
     for path, layer in after.items():
         # by identity: two layers may hold one weight
@@ -35,15 +34,15 @@ def follow_sizes(new: nn.Module, old: nn.Module, changed: Iterable[str], example
     for path in dict.fromkeys(around):
         if not isinstance(before[path], HEADLESS):
             fit_heads(after[path], before[path])
-    _update_bare_norms(new, example)
+    _update_bare_norms(new, after, example)
 
 
-def _own(layer: nn.Module) -> list[Tensor]:
-    own = [*layer._parameters.values(), *layer._buffers.values()]
+def _own(layer: nn.Module) -> list[Tensor | None]:
+    own: list[Tensor | None] = [*layer._parameters.values(), *layer._buffers.values()]
     if is_parametrized(layer):
         parametrizations: Any = layer.parametrizations
         own += list(parametrizations.parameters())
-    return [tensor for tensor in own if tensor is not None]
+    return own
 
 
 def update_layer(layer: nn.Module) -> None:
@@ -85,11 +84,11 @@ def _update_convolution(layer: Any, weight: Tensor) -> None:
     layer.in_channels, layer.out_channels = per_group * layer.groups, new_out
 
 
-def _update_bare_norms(module: nn.Module, example: Tensor) -> None:
+def _update_bare_norms(module: nn.Module, layers: Mapping[str, nn.Module], example: Tensor) -> None:
     """Norms without weights only know their width by what reaches them."""
     bare = {
         path: layer
-        for path, layer in named_layers(module)
+        for path, layer in layers.items()
         if isinstance(layer, BARE) and getattr(layer, "weight", None) is None
     }
     if not bare:
