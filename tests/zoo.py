@@ -139,7 +139,18 @@ def random_plan(trace: Trace, removed_fraction: float, seed: int) -> Plan:
 
 
 def _collect() -> None:
-    from tests.zoo_nets import attention, basic, branches, families, gates, locked, normed, reshaped, shapes  # noqa: F401 - importing enters their nets
+    from tests.zoo_nets import (  # noqa: F401 - importing enters their nets
+        attention,
+        basic,
+        branches,
+        families,
+        gates,
+        locked,
+        normed,
+        reshaped,
+        sampled,
+        shapes,
+    )  # fmt: skip
 
 
 _collect()

@@ -210,7 +210,7 @@ def _fits(trace: Trace, scale: float) -> bool:
         name = step.name
         if name in OVER_SPACE:
             return False
-        if name == "convolution" or "_pool" in name and "adaptive" not in name:
+        if name == "convolution" or ("_pool" in name and "adaptive" not in name):
             window = trace.tape.shapes[step.reads[1]][2:] if name == "convolution" else step.args[1]
             around = step.args[4] if name == "convolution" else step.args[3] if len(step.args) > 3 else (0,)
             if max(window) > 2 * min(around) + max(1, math.ceil(min(trace.tape.shapes[step.reads[0]][2:]) * scale)):

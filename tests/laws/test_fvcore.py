@@ -49,6 +49,7 @@ NOT_OURS = {
     "adaptive_avg_pool3d": "additions",
     "upsample_nearest2d": "copies",
     "upsample_bilinear2d": "four per new value",
+    "grid_sampler": "four per new value",
 }
 WEIGHT_COMPUTED = {
     "WeightNormed", "WeightNormedTwice", "WeightNormedByHook", "SpectralNormed", "SpectralNormedByHook",

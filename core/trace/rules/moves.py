@@ -351,6 +351,24 @@ def pixel_shuffle(flow: Flow, step: Step) -> None:
     flow.set(step, made.reshape(1, -1, 1, 1))
 
 
+@on("im2col", "col2im")
+def unfold(flow: Flow, step: Step) -> None:
+    """Unfold: one channel becomes the places of its window, side by side, which leave together. Fold: back again."""
+    channels = flow.along(step.reads[0], 1, step.name)
+    rank = len(flow.tape.shapes[step.outputs[0]])
+    if channels is None:
+        flow.set(step, no_labels(rank))
+        return
+    window = math.prod(step.args[1 if step.name == "im2col" else 2])
+    if step.name == "im2col":
+        made = channels.repeat_interleave(window)
+    else:
+        rows = channels.reshape(-1, window)
+        flow.book.tie(rows[:, :1], rows)
+        made = rows[:, 0]
+    flow.set(step, made.reshape(1, -1, *[1] * (rank - 2)))
+
+
 @on("as_strided")
 def restride(flow: Flow, step: Step) -> None:
     """Pooling to one position ends by restating the strides: nothing moves when only channels have a size."""

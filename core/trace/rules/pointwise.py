@@ -23,7 +23,9 @@ SPATIAL = {
     "upsample_linear1d", "upsample_trilinear3d", "_upsample_bilinear2d_aa", "_upsample_nearest_exact2d",
     "reflection_pad1d", "reflection_pad2d", "replication_pad2d", "max_pool2d", "max_pool1d",
 }  # fmt: skip
-REDUCTIONS = {"mean", "sum", "amax", "amin", "var", "std", "linalg_vector_norm", "norm", "logsumexp", "all", "any"}
+REDUCTIONS = {
+    "mean", "sum", "amax", "amin", "max", "min", "var", "std", "linalg_vector_norm", "norm", "logsumexp", "all", "any",
+}  # fmt: skip
 
 
 @on(*SAME)
@@ -179,6 +181,30 @@ def _weights(flow: Flow, step: Step, sources: list[tuple[int, WeightLabels]], ra
     return WeightLabels(tuple(dims))
 
 
-@on("new_zeros", "new_ones", "new_full", "new_empty")
+@on("new_empty")
+def new_empty(flow: Flow, step: Step) -> None:
+    """Memory to be written to (circular padding): as wide as the tensor it is called on, it takes its channels.
+
+    The trial tells a width that is taken from that tensor from one that stands in the code.
+    """
+    labels, sizes = flow.get(step.reads[0]), flow.tape.shapes[step.outputs[0]]
+    follows = isinstance(labels, Tensor) and varying(labels) == [1] and len(sizes) == labels.dim()
+    if follows and sizes[:2] == flow.tape.shapes[step.reads[0]][:2]:
+        flow.set(step, labels)
+
+
+@on("grid_sampler_2d", "grid_sampler_3d")
+def sampled(flow: Flow, step: Step) -> None:
+    """Channels are read at other places; the places themselves are no channels."""
+    flow.book.lock(flow.get(step.reads[1]), "says where to sample")
+    spatial(flow, step)
+
+
+@on("affine_grid_generator")
+def grid(flow: Flow, step: Step) -> None:
+    flow.book.lock(flow.get(step.reads[0]), "says where to sample")
+
+
+@on("new_zeros", "new_ones", "new_full")
 def new_constant(flow: Flow, step: Step) -> None:
     """Only kind and place are read from the tensor it is called on; its size stands in the code."""
