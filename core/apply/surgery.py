@@ -25,6 +25,7 @@ TOLERANCE = 1e-4  # relative difference allowed between pruned and masked output
 SMALL = (16, 32, 96)  # pixels a side of the images that the check tries first: channels do not depend on the size
 OVER_SPACE = frozenset({"native_group_norm", "_softmax", "var", "std"})  # say nothing on maps of a pixel
 HALF = (torch.float16, torch.bfloat16)
+ITS_OWN_ERRORS = (RuntimeError, ValueError, IndexError, AssertionError)  # of a network that cannot run
 
 Masks = dict[Key, Tensor]
 
@@ -167,7 +168,7 @@ def _difference(pruned: nn.Module, module: nn.Module, trace: Trace, plan: Plan) 
 
     0 where only running counts: a narrower normalisation that mixes channels computes something else.
     """
-    if any(parameter.dtype in HALF for parameter in module.parameters()):  # rounding would hide what is looked for
+    if any(tensor.dtype in HALF for tensor in named_state(module).values()):  # rounding would hide what is looked for
         module, pruned = (_in_type(network, torch.float32) for network in (module, pruned))
     error = _error(pruned, module, trace, plan)
     if error is not None and error > TOLERANCE:  # wild weights blow up rounding; more digits tell it from a mistake
@@ -178,16 +179,24 @@ def _difference(pruned: nn.Module, module: nn.Module, trace: Trace, plan: Plan) 
 def _error(pruned: nn.Module, module: nn.Module, trace: Trace, plan: Plan) -> float | None:
     masked = _masked_view(module, trace, plan)
     mixing = any(len(kept) < trace.group(name).units and trace.group(name).mixing for name, kept in plan.kept.items())
-    for image in _images(trace, masked):
-        try:
-            expected = _run(masked, image)
-        except (RuntimeError, ValueError, IndexError, AssertionError):
-            continue  # this network does not take the smaller image
-        try:
-            found = _run(pruned, image)
-        except (RuntimeError, ValueError, IndexError, AssertionError):
-            return None
-        return 0.0 if mixing else max_relative_error(found, expected)
+    in_training = [layer for _, layer in named_layers(pruned) if layer.training]
+    if in_training:
+        masked.eval()
+        pruned.eval()
+    try:
+        for image in _images(trace, masked):
+            try:
+                expected = _run(masked, image)
+            except ITS_OWN_ERRORS:
+                continue  # this network does not take the smaller image
+            try:
+                found = _run(pruned, image)
+            except ITS_OWN_ERRORS:
+                return None
+            return 0.0 if mixing else max_relative_error(found, expected)
+    finally:
+        for layer in in_training:
+            layer.training = True
     return None
 
 
@@ -259,16 +268,8 @@ def _hiding(forward: Callable[..., Any], mask: Tensor, axis: int) -> Callable[..
 
 
 def _run(module: nn.Module, image: Tensor) -> list[Tensor]:
-    modes = [(layer, layer.training) for _, layer in named_layers(module)]
-    training = any(was for _, was in modes)
-    if training:
-        module.eval()
-    try:
-        with torch.no_grad(), plain_attention():  # the fused path would pass layers by that hide their inputs
-            return [leaf for leaf in tree_flatten(module(image))[0] if isinstance(leaf, Tensor)]
-    finally:
-        for layer, was in modes if training else ():
-            layer.training = was
+    with torch.no_grad(), plain_attention():  # the fused path would pass layers by that hide their inputs
+        return [leaf for leaf in tree_flatten(module(image))[0] if isinstance(leaf, Tensor)]
 
 
 def max_relative_error(found: list[Tensor], expected: list[Tensor]) -> float:
