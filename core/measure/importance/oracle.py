@@ -1,0 +1,81 @@
+"""The oracle: what the loss really does when one unit alone is hidden. Slow, and the measure of every criterion."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from core.errors import Cancelled, MeasureError, TraceError
+from core.measure.forks import Fork, ForkEngine, Latch
+from core.measure.importance.criteria import CRITERIA, Criterion, Request
+from core.measure.walk import batches, example_losses, require_images
+from core.records import Group
+from core.registry import Row
+
+CHANGES = ("signed", "absolute", "squared")
+
+
+def oracle(request: Request) -> dict[str, Tensor]:
+    """Change of the images' mean cross-entropy when a unit is hidden from all its readers, everything else dense.
+
+    ``change``: "signed" (loss without the unit minus loss with it), "absolute" (oracle-abs of Molchanov et al. 2017,
+    arXiv 1611.06440, section 2.1) or "squared" (of the mean loss, as Molchanov et al. 2019, arXiv 1906.10771, equation
+    2). Only what lies behind the first reader is run again, for every unit. Gathers take the values of the channels
+    they choose from, unless ``gathers`` is True: then each of their channels is hidden from the one reader alone.
+    """
+    data = require_images(request.data, "The oracle")
+    change = request.options["change"]
+    if change not in CHANGES:
+        raise MeasureError(f"change: expected one of {', '.join(CHANGES)}, found {change!r}.")
+    trace = request.trace
+    groups = trace.groups if request.options["gathers"] else trace.coupled
+    losses, dense = _losses(request, [fork for group in groups for fork in single_unit_forks(group)])
+    total = {group.id: torch.zeros(group.units, dtype=torch.float64) for group in groups}
+    for fork, loss in losses.items():
+        hidden = next(unit for unit in range(fork.group.units) if unit not in set(fork.kept))
+        total[fork.group.id][hidden] = (loss - dense) / len(data)
+    if change == "absolute":
+        return {name: values.abs() for name, values in total.items()}
+    return {name: values.square() for name, values in total.items()} if change == "squared" else total
+
+
+def single_unit_forks(group: Group) -> list[Fork]:
+    """One fork per unit, which hides that unit alone; none where nothing reads the group."""
+    if not group.by_role("consumer"):
+        return []
+    return [Fork(group, tuple(u for u in range(group.units) if u != unit)) for unit in range(group.units)]
+
+
+def _losses(request: Request, forks: list[Fork]) -> tuple[dict[Fork, float], float]:
+    """Summed cross-entropy over all images: of every fork, and of the dense network."""
+    data = require_images(request.data, "The oracle")
+    engine, stop = ForkEngine(request.trace, forks), Latch(request.cancelled)
+    losses, dense, done = dict.fromkeys(forks, 0.0), 0.0, 0
+    rounds = -(-len(data) // request.batch_size) * max(1, len(forks))
+    for images, labels in batches(data, torch.arange(len(data)), request.batch_size, request.trace.module):
+        try:
+            for fork, logits in engine.outputs(images, stop):
+                loss = float(example_losses(logits, labels, data).sum())
+                if fork is None:
+                    dense += loss
+                    continue
+                losses[fork] += loss
+                done += 1
+                request.report(done / rounds, f"Oracle: {fork.group.name}")
+        except TraceError as error:
+            raise MeasureError(f"The oracle cannot be had here. {error}") from error
+        if stop():
+            raise Cancelled("Scoring was cancelled; no scores were kept.")
+    return losses, dense
+
+
+CRITERIA.add(
+    Row(
+        "oracle",
+        Criterion(oracle, needs_images=True, options={"change": "signed", "gathers": False}),
+        "Oracle",
+        "Hides every channel in turn and measures the change of the loss: slow, and what other criteria try to guess.",
+        r"\Theta_i = C(\mathcal{D} \mid z_i = 0) - C(\mathcal{D})",
+        "Molchanov, Tyree, Karras, Aila, Kautz 2017, Pruning CNNs for Resource Efficient Inference, arXiv 1611.06440",
+    )
+)
