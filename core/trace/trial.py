@@ -92,8 +92,8 @@ def _try(
         said = "the output changes its shape"
     except Exception as error:
         said = "" if isinstance(error, DiffersError) else (str(error).splitlines() or [type(error).__name__])[0]
-    fault = _blame(flow, layout, stays, watch.done, narrowed, said)
-    return Fault(*fault, watch.done, tuple(watch.running), stays)
+    step, running = watch.origin()
+    return Fault(*_blame(flow, layout, stays, step, narrowed, said), step, running, stays)
 
 
 def _watched(trial: nn.Module, module: nn.Module, watch: Watch) -> None:

@@ -39,6 +39,8 @@ class Watch(TorchDispatchMode):
         self.done = 0
         self.running: list[str] = []
         self.headed = 0  # how many modules with other code are running
+        self.moved: list[tuple[Any, list[Tensor], tuple[str, ...]]] = []  # moves since the last step that was compared
+        self.moves: list[tuple[int, Any]] = []  # all such lists, each with the step of the tape where it began
         self.known: dict[Any, tuple[int, ...]] = {}  # shapes that were promised before, by what they follow from
         self.twins: dict[int, tuple[Tensor, Tensor]] = {}  # real tensors, and the same as shape-only ones
 
@@ -59,7 +61,7 @@ class Watch(TorchDispatchMode):
             self.running.pop()
             stop = next(spans, (0, self.done))[1]
             if headed and not self.headed:
-                self.done = stop
+                self.done, self.moved = stop, []
             return result
 
         return watched
@@ -86,11 +88,17 @@ class Watch(TorchDispatchMode):
 
     def note(self, func: Any, args: Any, kwargs: Any, result: Any) -> Any:
         """Compare one operator's call with the next step of the tape; gives back its result."""
-        if self.headed or _comes_or_goes(func):
+        if self.headed:
+            return result
+        if _comes_or_goes(func):
+            self.moved.append((func, tensors_in(result), tuple(self.running)))
             return result
         steps, done = self.flow.tape.steps, self.done
         while done < len(steps) and _comes_or_goes(steps[done].op):
             done += 1
+        if self.moved:
+            self.moves.append((self.done, self.moved))
+            self.moved = []
         self.done = done
         # Narrow tensors may be laid out otherwise, and then moves come or go; anything else is another computation.
         if done == len(steps) or steps[done].op is not func:
@@ -103,6 +111,19 @@ class Watch(TorchDispatchMode):
                 raise DiffersError
         self.done += 1
         return result
+
+    def origin(self) -> tuple[int, tuple[str, ...]]:
+        """After a failure: the step where it began, and what was running then. A view that cuts the wrong way may
+        be noticed much later; as long as the same moves ran, their shapes tell."""
+        steps = self.flow.tape.steps
+        for start, moved in [*self.moves, (self.done, self.moved)]:
+            for number, (func, tensors, running) in enumerate(moved, start):
+                if number >= len(steps) or steps[number].op is not func:
+                    break
+                for slot, tensor in zip(steps[number].outputs, tensors, strict=False):
+                    if slot in self.flow.slots and tuple(tensor.shape) != self._promised(slot):
+                        return number, running
+        return self.done, tuple(self.running)
 
     def _promised(self, slot: int) -> tuple[int, ...]:
         labels = self.flow.slots[slot]

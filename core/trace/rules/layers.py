@@ -32,7 +32,12 @@ def convolution(flow: Flow, step: Step) -> None:
         into, made = (weight.dims[0], weight.dims[1]) if transposed else (weight.dims[1], weight.dims[0])
         out = read_and_make(flow, read, into, made)
     else:
-        out = _grouped(flow, weight, read, groups, flow.tape.shapes[step.outputs[0]][1], transposed)
+        made_here = flow.tape.shapes[step.outputs[0]][1]
+        out = _grouped(flow, weight, read, groups, made_here, transposed)
+        if out is None and read is not None and len(read) == groups == made_here:
+            if slot_of(step.args[1]) in flow.tape.constants:
+                flow.book.lock(read, "meets a tensor of fixed width")
+            out = read  # one filter, repeated for every channel
     add_bias(flow, out, bias, "producer" if groups == 1 else "follower")
     out = no_labels(1).reshape(-1) if out is None else out
     flow.set(step, out.reshape((1, -1) + (1,) * (len(shape) - 2)))

@@ -80,7 +80,7 @@ def _move_weight(flow: Flow, step: Step, source: WeightLabels) -> WeightLabels |
         return WeightLabels((None,) * front + dims) if whole else None
     # A view that only adds or drops dimensions of size 1 keeps the order of the others.
     if [size for size in before if size > 1] == [size for size in after if size > 1] and step.name != "repeat":
-        named = iter([dim for dim in dims if dim is not None])
+        named = iter([dim for dim, size in zip(dims, before, strict=True) if size > 1])
         return WeightLabels(tuple(next(named) if size > 1 else None for size in after))
     return _merged_or_split(dims, before, after) if step.name in VIEWS else None
 
@@ -94,7 +94,8 @@ def _merged_or_split(dims: tuple[Dim, ...], before: tuple[int, ...], after: tupl
         assert isinstance(whole, Merged)
         opened = before[:axis] + whole.sizes + before[axis + 1 :]
         if len(merged) == 1 and [size for size in opened if size > 1] == [size for size in after if size > 1]:
-            named = iter([dim for dim in dims[:axis] + whole.parts + dims[axis + 1 :] if dim is not None])
+            parts = dims[:axis] + whole.parts + dims[axis + 1 :]
+            named = iter([dim for dim, size in zip(parts, opened, strict=True) if size > 1])
             return WeightLabels(tuple(next(named) if size > 1 else None for size in after))
         return None
     lead = [size for size in after if size > 1]
