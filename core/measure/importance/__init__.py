@@ -9,7 +9,10 @@ import torch
 from torch import Tensor
 
 from core.errors import CoreError, MeasureError
+from core.measure.importance import compensation as compensation
+from core.measure.importance import lasso as lasso
 from core.measure.importance import norms as norms
+from core.measure.importance import oracle as oracle
 from core.measure.importance import pivots as pivots
 from core.measure.importance import taylor as taylor
 from core.measure.importance.criteria import CRITERIA, Criterion, Progress, Request, Stop
