@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -11,8 +11,10 @@ from torch import Tensor
 from core.errors import MeasureError
 from core.measure.cost.counts import count_cost
 from core.measure.importance.criteria import CRITERIA, Criterion, Request, add_by_unit
+from core.measure.importance.maps import map_before_pooling
+from core.measure.importance.rows import Rows
 from core.measure.walk import Replays, batches, example_losses, fitting_batch, replay_for, require_images
-from core.records import Group, ImageData, Trace
+from core.records import ImageData, Trace
 from core.registry import Row
 from core.trace.replay import Replay
 from core.trace.sites import ReadSite, read_sites
@@ -26,16 +28,11 @@ def taylor(request: Request) -> dict[str, Tensor]:
     """
     data = require_images(request.data, "Taylor importance")
     normalise, weight = _checked(request.options)
-    trace, replays = request.trace, Replays(request.trace)
+    trace = request.trace
     totals = {group.id: torch.zeros(group.units, dtype=torch.float64) for group in trace.coupled}
-    order, size = torch.arange(len(data)), fitting_batch(trace, request.batch_size)
-    for number, (images, labels) in enumerate(batches(data, order, size, trace.module), start=1):
-        request.check()
-        replay = replay_for(replays, images, "Taylor importance")
-        for name, shares in read_contributions(replay, trace, images, labels, data).items():
+    for found in _walk(request, data, averaged=True):
+        for name, shares in found.items():
             totals[name] += shares.abs().sum(0)
-        done = min(number * size, len(data))
-        request.report(done / len(data), f"Taylor: {done} of {len(data)} images")
     scores = {name: total / len(data) for name, total in totals.items()}
     if normalise == "l2":
         scores = {name: values / (values.norm() or 1.0) for name, values in scores.items()}
@@ -45,10 +42,56 @@ def taylor(request: Request) -> dict[str, Tensor]:
     return scores
 
 
+def taylor_2019(request: Request) -> dict[str, Tensor]:
+    """Theta of Molchanov et al. 2019, equation 8, for a gate on the unit: mean over minibatches of (dE/dgate)^2.
+
+    A gate scales the unit where it is read, so dE/dgate is the sum over readers, channels and positions of dE/dz z.
+    E is the mean cross-entropy of ``minibatch`` images that follow one another (the last may be fewer; it counts by its
+    share). 1, the default, is the paper's "full gradient" form (FO-FG in its tables): every image squared by itself.
+    More is the form without: gradients of several images are averaged first, and cancel. The batch size does not count.
+    """
+    data, size = require_images(request.data, "Taylor importance"), request.options["minibatch"]
+    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        raise MeasureError(f"minibatch: expected a whole number of images from 1 up, found {size!r}.")
+    starts = torch.arange(0, len(data), size)
+    counts = (len(data) - starts).clamp(max=size)
+    sums = {g.id: torch.zeros(len(starts), g.units, dtype=torch.float64) for g in request.trace.coupled}
+    first = 0
+    for found in _walk(request, data, averaged=False):
+        for name, shares in found.items():
+            sums[name].index_add_(0, torch.arange(first, first + len(shares)) // size, shares)
+        first += len(next(iter(found.values()), ()))
+    weights = (counts.double() / len(data))[:, None]
+    return {name: ((total / counts[:, None]).square() * weights).sum(0) for name, total in sums.items()}
+
+
+def _walk(request: Request, data: ImageData, *, averaged: bool) -> Iterator[dict[str, Tensor]]:
+    """``read_contributions`` of one batch after the other, in the order of the images."""
+    trace, replays = request.trace, Replays(request.trace)
+    order, size = torch.arange(len(data)), fitting_batch(trace, request.batch_size)
+    rows: dict[int, Rows] = {}
+    for number, (images, labels) in enumerate(batches(data, order, size, trace.module), start=1):
+        request.check()
+        replay = replay_for(replays, images, "Taylor importance")
+        known = rows.setdefault(len(images), Rows(replay, trace.module, images))
+        yield read_contributions(replay, trace, images, labels, data, averaged=averaged, rows=known)
+        done = min(number * size, len(data))
+        request.report(done / len(data), f"Taylor: {done} of {len(data)} images")
+
+
 def read_contributions(
-    replay: Replay, trace: Trace, images: Tensor, labels: Tensor, data: ImageData
+    replay: Replay,
+    trace: Trace,
+    images: Tensor,
+    labels: Tensor,
+    data: ImageData,
+    *,
+    averaged: bool = True,
+    rows: Rows | None = None,
 ) -> dict[str, Tensor]:
     """Group id -> float64 (images, units): the sum over readers of the mean over positions of dC/dz z, with its sign.
+
+    Not ``averaged``: of the sum over positions. rows: those of ``replay``, where they are known already.
 
     Pooling and flattening behind the nonlinearity leave the sum of gradient times activation as it is (they are
     homogeneous of degree one), so it is taken where the reader reads; the mean is over the positions of the map itself.
@@ -70,12 +113,14 @@ def read_contributions(
         losses = example_losses(replay.logits(env), labels, data)
         gradients = _gradients(losses.sum(), aliases)
     products = {index: (gradients[index] * alias.detach()).double() for index, alias in aliases.items()}
-    result = {}
+    rows, result = rows or Rows(replay, trace.module, images), {}
+    makers = {slot: step for step in replay.steps for slot in step.outputs}
     for group in trace.coupled:
         total = torch.zeros(len(images), group.units, dtype=torch.float64)
         for site in sites[group.id]:
             if site.step in products:
-                total += _per_unit(products[site.step], site, group, len(images)) / site.positions
+                shares = per_unit(rows, products[site.step], site, group.units, "Taylor importance")
+                total += shares / map_before_pooling(replay.tape, makers, site).positions if averaged else shares
         result[group.id] = total
     return result
 
@@ -87,12 +132,9 @@ def _gradients(loss: Tensor, aliases: Mapping[int, Tensor]) -> dict[int, Tensor]
     return dict(zip(aliases, found, strict=True))
 
 
-def _per_unit(product: Tensor, site: ReadSite, group: Group, images: int) -> Tensor:
-    """Sum over positions and over the channels of each unit: (images, units)."""
-    channels = product.movedim(site.axis, -1)
-    if channels.shape[0] % images:
-        raise MeasureError(f"{site.weight} reads a tensor without a row of its own for every image: no Taylor scores.")
-    return add_by_unit(group.units, site.unit_of, channels.reshape(images, -1, channels.shape[-1]).sum(1))
+def per_unit(rows: Rows, x: Tensor, site: ReadSite, units: int, purpose: str) -> Tensor:
+    """Sum of ``x``, shaped like what ``site`` reads, over positions and over each unit's channels: (images, units)."""
+    return add_by_unit(units, site.unit_of, rows.split(x, site.slot, site.axis, purpose).sum(1))
 
 
 def macs_per_map(trace: Trace) -> dict[str, float]:
@@ -125,5 +167,16 @@ CRITERIA.add(
         "Estimates from one backward pass how much each image's loss would change if the channel were hidden.",
         r"\Theta_i = \frac{1}{N}\sum_{n}\Bigl|\frac{1}{M}\sum_{m}\frac{\partial C_n}{\partial z_{i,m}}\,z_{i,m}\Bigr|",
         "Molchanov, Tyree, Karras, Aila, Kautz 2017, Pruning CNNs for Resource Efficient Inference, arXiv 1611.06440",
+    )
+)
+CRITERIA.add(
+    Row(
+        "taylor-2019",
+        Criterion(taylor_2019, needs_images=True, options={"minibatch": 1}),
+        "Taylor 2019 (gate, squared)",
+        "Puts a gate on each channel and squares how strongly each image's loss answers when the gate moves.",
+        r"\Theta_i = \frac{1}{N}\sum_{n}\Bigl(\sum_{m}\frac{\partial C_n}{\partial z_{i,m}}\,z_{i,m}\Bigr)^2",
+        "Molchanov, Mallya, Tyree, Frosio, Kautz 2019, Importance Estimation for Neural Network Pruning, "
+        "arXiv 1906.10771",
     )
 )
