@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from core.errors import CoreError, MeasureError
-from core.measure.importance import compensation as compensation
-from core.measure.importance import lasso as lasso
 from core.measure.importance import activations as activations
 from core.measure.importance import attributed as attributed
+from core.measure.importance import compensation as compensation
+from core.measure.importance import lasso as lasso
 from core.measure.importance import norms as norms
 from core.measure.importance import oracle as oracle
 from core.measure.importance import pivots as pivots
