@@ -13,6 +13,10 @@ from typing import Any
 # Module -> the public names that live there.
 _HOME = {
     "core.apply": "AS_CUT list_repairs mask_model prune_model reconstruct_model",
+    "core.curves": (
+        "BEYOND Limit LossEstimate Lost PERHAPS RankRow Room SURELY Stair WITHIN latency_stairs lost_points rank_csv "
+        "rank_groups room"
+    ),
     "core.desk": (
         "DeskRow Figure Headline PROPOSED START_PLANS StartPlan desk_plan desk_rows drag_terms even_counts every_count "
         "foretell_accuracy collapsed desk_figures headline propose removed_counts removed_from_kept widths_plan"

@@ -17,11 +17,13 @@ import torch
 from torch import nn
 
 from core.apply import build_network
+from core.curves import estimate_losses
 from core.errors import CoreError
 from core.evaluate import Comparison, compare_models, evaluate_model
 from core.export import export_model, verify_export
 from core.measure.cost import build_latency_table, count_cost, measure_together
 from core.measure.importance import score_channels
+from core.measure.importance.first_order import first_order_changes
 from core.measure.sensitivity import Sensitivity, scan_sensitivity
 from core.records import Accuracy, Plan, Scores
 from core.subject import Subject, digest, exports_folder, open_subject
@@ -87,6 +89,21 @@ def scan_subject(
         on_progress=report,
         cancelled=cancelled,
     )
+
+
+def taylor_curves(
+    model: str, weights: str, data: str, criterion: str, on_progress: Progress, cancelled: Stop
+) -> dict[str, Any]:
+    """The loss that Taylor's expansion foretells for every width, on the images of a scan, units leaving as
+    ``criterion`` says. Result: ``LossEstimate.to_dict()``."""
+    subject = open_subject(model, weights, data)
+    part = subject.data.selection
+    order = torch.randperm(len(part), generator=torch.Generator().manual_seed(SCAN_SEED))[:SCAN_IMAGES]
+    on_progress(0.0, "Scoring channels")
+    scores = score_subject(subject, criterion, cancelled=cancelled)
+    changes = first_order_changes(subject.trace, part.take(order), on_progress=on_progress, cancelled=cancelled)
+    pairs = {group_id: found.tolist() for group_id, found in changes.items()}
+    return estimate_losses(scores, pairs, len(order)).to_dict()
 
 
 def latency_table(model: str, weights: str, data: str, on_progress: Progress, cancelled: Stop) -> dict[str, Any]:

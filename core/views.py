@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from core.curves import write_csv
 from core.desk import desk_plan
 from core.errors import MeasureError
 from core.measure.sensitivity import Sensitivity, removed_units
@@ -166,7 +165,7 @@ def scores_csv(trace: Trace, scores: Scores, removed: Mapping[str, int]) -> str:
     for row in channel_rows(trace, scores, removed):
         for ranked in sorted(ranked_units(row, scores), key=lambda ranked: ranked.unit):
             lines.append([row.id, ranked.unit, repr(ranked.score), ranked.rank, int(ranked.kept)])
-    return _csv(lines)
+    return write_csv(lines)
 
 
 def curves_csv(sensitivity: Sensitivity) -> str:
@@ -175,13 +174,4 @@ def curves_csv(sensitivity: Sensitivity) -> str:
     lines: list[list[Any]] = [["group", *fields]]
     for group_id, points in sensitivity.points.items():
         lines += [[group_id, *(getattr(point, name) for name in fields)] for point in points]
-    return _csv(lines)
-
-
-def _csv(lines: Sequence[Sequence[Any]]) -> str:
-    # A network's own layer names go to a spreadsheet: one that begins like a formula must stay text.
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(
-        [f"'{cell}" if isinstance(cell, str) and cell[:1] in ("=", "@") else cell for cell in line] for line in lines
-    )
-    return text.getvalue()
+    return write_csv(lines)

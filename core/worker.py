@@ -52,6 +52,7 @@ VERBS: dict[str, Verb] = {
     "evaluate_plan": Verb("core.tasks:evaluate_plan", quick=True, title="measuring a plan"),
     "score": Verb("core.tasks:score", quick=True, title="scoring channels"),
     "scan": Verb("core.tasks:scan", title="the sensitivity scan"),
+    "taylor_curves": Verb("core.tasks:taylor_curves", title="the Taylor estimate"),
     "propose": Verb("core.proposal:propose_plan", title="the search for a plan"),
     "latency_table": Verb("core.tasks:latency_table", title="timing the layers"),
     "export": Verb("core.tasks:export", title="the export"),
