@@ -120,16 +120,22 @@ def summarise_trace(trace: Trace) -> Overview:
 def sample_pictures(data: ImageData, count: int = 20) -> list[Picture]:
     """Images spread evenly over the classes, normalisation undone. Fewer when there are fewer."""
     order = torch.argsort(_turn(data.labels), stable=True)[:count]
+    pixels = images_as_pixels(data, order)
+    return [
+        Picture(image, data.classes[label]) for image, label in zip(pixels, data.labels[order].tolist(), strict=True)
+    ]
+
+
+def images_as_pixels(data: ImageData, indices: torch.Tensor) -> NDArray[np.uint8]:
+    """Images as people see them, normalisation undone: uint8, N x H x W x 3 (grey repeated)."""
     mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (data.mean, data.std))
-    images = (data.images[order] * std + mean).clamp(0, 1).mul(255).round().byte()
+    images = (data.images[indices] * std + mean).clamp(0, 1).mul(255).round().byte()
     if images.shape[1] == 1:
         images = images.expand(-1, 3, -1, -1)
     elif images.shape[1] != 3:
         images = images[:, :1].expand(-1, 3, -1, -1)
-    pixels = images.permute(0, 2, 3, 1).contiguous().numpy()
-    return [
-        Picture(image, data.classes[label]) for image, label in zip(pixels, data.labels[order].tolist(), strict=True)
-    ]
+    found: NDArray[np.uint8] = images.permute(0, 2, 3, 1).contiguous().numpy()
+    return found
 
 
 def _turn(labels: torch.Tensor) -> torch.Tensor:

@@ -50,6 +50,7 @@ class Verb:
 # A row per verb. The function's module is imported when a worker starts, so that the first job finds it warm.
 VERBS: dict[str, Verb] = {
     "evaluate_plan": Verb("core.tasks:evaluate_plan", quick=True, title="measuring a plan"),
+    "portrait": Verb("core.portraits:portrait", quick=True, title="looking at a channel"),
     "score": Verb("core.tasks:score", quick=True, title="scoring channels"),
     "scan": Verb("core.tasks:scan", title="the sensitivity scan"),
     "taylor_curves": Verb("core.tasks:taylor_curves", title="the Taylor estimate"),
