@@ -314,7 +314,10 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class Latency:
-    """Time of one forward pass of ``batch`` images: median with first and third quartile, in milliseconds."""
+    """Time of one forward pass of ``batch`` images: median with first and third quartile, in milliseconds.
+
+    ``way``: "eager", "compiled" or "onnx". ``dtype``: the numbers of weights and images, "float32" and the like.
+    """
 
     median_ms: float
     low_ms: float
@@ -324,11 +327,17 @@ class Latency:
     threads: int
     device: str
     measured: bool = True  # False: predicted from a table
+    way: str = "eager"
+    dtype: str = "float32"
 
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """What one group's removal costs: all else dense."""
+    """What one group's removal costs: all else dense.
+
+    ``kl``: mean Kullback-Leibler divergence from the dense network's class probabilities, in nats. ``lost``,
+    ``gained``: images that only the dense network, only this one gets right. None in scans stored without them.
+    """
 
     removed_fraction: float
     kept: int
@@ -337,6 +346,9 @@ class CurvePoint:
     high: float
     loss: float
     images: int
+    kl: float | None = None
+    lost: int | None = None
+    gained: int | None = None
 
 
 def sorted_points(points: Iterable[CurvePoint]) -> tuple[CurvePoint, ...]:

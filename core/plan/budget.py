@@ -10,7 +10,8 @@ import numpy as np
 
 from core.errors import PlanError
 from core.measure.cost.counts import cost_terms, count_cost
-from core.measure.cost.lookup import LatencyTable, latency_terms, predict_latency
+from core.measure.cost.lookup import latency_terms, predict_latency
+from core.measure.cost.tables import LatencyTable
 from core.plan.ratios import kept_units, plan_counts
 from core.records import CurvePoint, Group, Plan, Scores, Trace
 from core.registry import unknown_name

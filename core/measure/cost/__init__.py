@@ -4,7 +4,7 @@ from core.measure.cost.counts import cost_terms as cost_terms
 from core.measure.cost.counts import count_cost as count_cost
 from core.measure.cost.latency import measure_latency as measure_latency
 from core.measure.cost.latency import measure_together as measure_together
-from core.measure.cost.lookup import LatencyTable as LatencyTable
-from core.measure.cost.lookup import build_latency_table as build_latency_table
 from core.measure.cost.lookup import latency_terms as latency_terms
 from core.measure.cost.lookup import predict_latency as predict_latency
+from core.measure.cost.tables import LatencyTable as LatencyTable
+from core.measure.cost.timing import build_latency_table as build_latency_table

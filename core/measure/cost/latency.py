@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import time
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from core.errors import Cancelled, MeasureError
+from core.measure.cost.ways import DTYPES, first_line, prepare_run
 from core.records import Latency
+from core.registry import unknown_name
+from core.trace.copies import copy_with
 from core.trace.modes import evaluating, thread_count
 
 ENOUGH = 5  # repeats that are made even when they take longer than max_seconds
@@ -29,17 +34,23 @@ def measure_latency(
     repeats: int = 30,
     min_seconds: float = 0.05,
     max_seconds: float = 20.0,
+    way: str = "eager",
+    dtype: str | None = None,
+    device: str | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> Latency:
     """Time of one forward pass of ``batch`` images: median and quartiles, in milliseconds.
 
     example: 1 x C x H x W (its values are repeated). threads: CPU threads, None = as set. At least ``repeats`` passes
-    and ``min_seconds`` of them; past ``max_seconds`` five are enough. The module's modes and the thread count come back
-    as they were. Raises MeasureError when the network does not take the input, Cancelled when asked to stop.
+    and ``min_seconds`` of them; past ``max_seconds`` five are enough. way: "eager" (as it stands), "compiled"
+    (torch.compile) or "onnx" (ONNX Runtime); making it ready is no part of the time. dtype ("float32", "bfloat16",
+    "float16", "float64") and device ("cpu", "cuda", "cuda:1"): of a copy that is timed instead; None = the network's
+    own. The module, its modes and the thread count come back as they were. Raises MeasureError when the network does
+    not take the input, or the way, number type or device is not to be had here; Cancelled when asked to stop.
     """
     return measure_together(
-        [module], example, batch=batch, threads=threads, warmup=warmup, repeats=repeats,
-        min_seconds=min_seconds, max_seconds=max_seconds, cancelled=cancelled,
+        [module], example, batch=batch, threads=threads, warmup=warmup, repeats=repeats, min_seconds=min_seconds,
+        max_seconds=max_seconds, way=way, dtype=dtype, device=device, cancelled=cancelled,
     )[0]  # fmt: skip
 
 
@@ -53,6 +64,9 @@ def measure_together(
     repeats: int = 30,
     min_seconds: float = 0.05,
     max_seconds: float = 60.0,
+    way: str = "eager",
+    dtype: str | None = None,
+    device: str | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> list[Latency]:
     """``measure_latency`` of several networks in turns, so that a slower moment of the machine hits all alike.
@@ -63,20 +77,58 @@ def measure_together(
         raise MeasureError(
             f"Latency: expected batch, repeats and threads of 1 or more; found {batch}, {repeats}, {threads}."
         )
+    wanted = _wanted(dtype, device)
     if not modules:
         return []
-    reference = next(iter(modules[0].parameters()), example)
+    if wanted:
+        modules = [_moved(module, **wanted) for module in modules]
+    reference = next((p for p in modules[0].parameters()), example.to(**wanted))
     image = example[:1].detach().to(reference.device, reference.dtype)
     image = image.repeat(batch, *[1] * (image.dim() - 1))
     with evaluating(*modules), thread_count(threads) as used:
-        calls = [_call(module, image) for module in modules]
-        for _ in range(max(1, warmup)):
+        calls = []
+        for module in modules:
+            _stop(cancelled)
+            check_runs(module, image)
+            calls.append(prepare_run(module, image, way))
+        for _ in range(warmup - 1):
             for call in calls:
                 _stop(cancelled)
-                _checked(call, image)
+                call()
         samples = time_rounds(calls, repeats, min_seconds, max_seconds, cancelled)
-    device = device_name(reference.device)
-    return [_summary(row, batch, used, device) for row in samples]
+    about = (batch, used, device_name(reference.device), way, str(reference.dtype).removeprefix("torch."))
+    return [_summary(row, *about) for row in samples]
+
+
+def _wanted(dtype: str | None, device: str | None) -> dict[str, Any]:
+    """Arguments for ``Tensor.to``; only what was asked for."""
+    wanted: dict[str, Any] = {}
+    if dtype is not None:
+        if dtype not in DTYPES:
+            raise unknown_name("number type", dtype, list(DTYPES), MeasureError)
+        wanted["dtype"] = DTYPES[dtype]
+    if device is not None:
+        try:
+            found = torch.device(device)
+        except RuntimeError as error:
+            raise MeasureError(f"There is no device called {device!r}. Expected cpu, cuda or cuda:1.") from error
+        if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+            count = torch.cuda.device_count()
+            raise MeasureError(f"PyTorch sees {count} CUDA devices here, so {device} cannot be timed. Choose cpu.")
+        if found.type not in {"cpu", "cuda"}:
+            raise MeasureError(f"Latency is timed on cpu or cuda; found the device {device!r}.")
+        wanted["device"] = found
+    return wanted
+
+
+def _moved(module: nn.Module, **wanted: Any) -> nn.Module:
+    """A copy on another device or with other numbers; whole numbers stay what they are."""
+
+    def moved(tensor: Tensor) -> Tensor:
+        there = wanted if tensor.is_floating_point() else {k: v for k, v in wanted.items() if k == "device"}
+        return tensor.detach().to(**there, copy=True) if there else tensor.detach().clone()
+
+    return copy_with(module, lambda _, tensor: moved(tensor), moved)
 
 
 def time_rounds(
@@ -102,24 +154,17 @@ def time_rounds(
         rounds += 1
 
 
-def _call(module: nn.Module, image: Tensor) -> Callable[[], object]:
-    if image.device.type != "cuda":
-        return lambda: module(image)
-
-    def run() -> None:
-        module(image)
-        torch.cuda.synchronize(image.device)
-
-    return run
-
-
-def _checked(call: Callable[[], object], image: Tensor) -> None:
+def check_runs(module: nn.Module, image: Tensor) -> None:
+    """One forward pass. Raises MeasureError when the network does not take ``image``."""
     try:
-        call()
+        module(image)
     except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
         size = " x ".join(str(length) for length in image.shape)
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise MeasureError(f"The network does not run on an input of {size}: {reason} Check the input size.") from error
+        kind = str(image.dtype).removeprefix("torch.")
+        remedy = "Check the input size." if kind == "float32" else "Check the input size, or choose float32."
+        raise MeasureError(
+            f"The network does not run on an input of {size} ({kind}): {first_line(error)} {remedy}"
+        ) from error
 
 
 def _stop(cancelled: Callable[[], bool] | None) -> None:
@@ -127,9 +172,20 @@ def _stop(cancelled: Callable[[], bool] | None) -> None:
         raise Cancelled("Measuring latency was cancelled.")
 
 
-def _summary(samples: list[float], batch: int, threads: int, device: str) -> Latency:
+def _summary(samples: list[float], batch: int, threads: int, device: str, way: str, dtype: str) -> Latency:
     low, median, high = np.percentile(samples, [25, 50, 75]).tolist()
-    return Latency(median, low, high, len(samples), batch, threads, device)
+    return Latency(median, low, high, len(samples), batch, threads, device, way=way, dtype=dtype)
+
+
+def machine_identity() -> str:
+    """What times belong to, beside network and batch: host, processor, its cores, threads in use, and PyTorch.
+
+    Tables are stored under it, so another machine, or this one with another PyTorch, measures its own.
+    """
+    device = torch.device("cuda") if torch.cuda.is_available() else torch.device("cpu")
+    names = dict.fromkeys((device_name(torch.device("cpu")), device_name(device)))
+    facts = [platform.node(), platform.machine(), *names, os.cpu_count(), torch.get_num_threads(), torch.__version__]
+    return " | ".join(map(str, facts))
 
 
 @cache

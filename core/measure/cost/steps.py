@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map
 
 from core.errors import CoreError
+from core.measure.cost.tables import BLOCK
 from core.measure.cost.widths import Place, Widths
 from core.records import Plan, Trace
 from core.trace.copies import copy_with
@@ -23,12 +24,13 @@ from core.trace.rules import MOVES
 from core.trace.written import set_written, written_values
 
 IN, OUT = "in", "out"
+PRODUCTS = frozenset({"addmm", "mm", "linear", "bmm", "baddbmm", "matmul"})
 Roles = Mapping[tuple[int, int], str]  # (slot, axis) -> which of the step's two widths it follows
 
 
 @dataclass(frozen=True)
 class Run:
-    """A call on made-up tensors, and the bytes they hold."""
+    """A call on made-up tensors. ``bytes``: what it holds besides the tensors that earlier runs hold already."""
 
     function: Callable[[], object]
     bytes: int
@@ -39,7 +41,8 @@ class StepCall:
     """One step of the tape. ``key``: equal for steps that do the same work at every width.
 
     ``place_in``/``place_out``: the widths it depends on, None where no plan changes them. Steps with a single width
-    have it in ``place_out``.
+    have it in ``place_out``. ``given``: set for an index select in front of a consumer that gathers: the width it
+    chooses from; nothing is run where nothing is left out.
     """
 
     key: str
@@ -51,15 +54,29 @@ class StepCall:
     tape: Tape
     roles: Roles
     device: torch.device
+    given: Place | None = None
+
+    @property
+    def family(self) -> str:
+        """Operators that caches and threads treat alike."""
+        if self.operator == "convolution":
+            return "convolution" if int(self.step.args[8]) == 1 else "grouped"
+        return "product" if self.operator in PRODUCTS else "other"
 
     def prepare(self, points: int) -> dict[tuple[int, int], Run] | None:
-        """A call for every pair of widths; only the dense pair when narrow ones do not run, None when that fails."""
+        """A call for every pair of widths; only the dense pair when narrow ones do not run, None when that fails.
+
+        points: as for ``widths``; 0 = the dense pair alone.
+        """
         dense = (self.place_in.size if self.place_in else 0, self.place_out.size if self.place_out else 0)
-        grids = [[dense], [(i, j) for i in _widths(self.place_in, points) for j in _widths(self.place_out, points)]]
+        single = self.place_in is None or self.place_out is None
+        ins, outs = (widths(place, max(points, 1), single) for place in (self.place_in, self.place_out))
+        many = [(i, j) for i in ins for j in outs]
         best = None
-        for grid in grids:
+        for grid in ([dense], many) if points else ([dense],):
             try:
-                runs = {pair: self._run(*pair) for pair in grid}
+                made: dict[tuple[int, tuple[int, ...]], Tensor] = {}
+                runs = {pair: self._run(*pair, made) for pair in grid}
                 for run in runs.values():
                     run.function()
                 best = runs
@@ -67,54 +84,82 @@ class StepCall:
                 return best
         return best
 
-    def _run(self, width_in: int, width_out: int) -> Run:
+    def _run(self, width_in: int, width_out: int, made: dict[tuple[int, tuple[int, ...]], Tensor]) -> Run:
+        """made: tensors by slot and shape, shared by the runs of all widths."""
+        if self.given is not None:
+            return self._gather(width_out)
         share = {
             IN: width_in / self.place_in.size if self.place_in else 1.0,
             OUT: width_out / self.place_out.size if self.place_out else 1.0,
         }
-        made: dict[int, Tensor] = {}
+        fresh = 0
 
         def tensor(slot: int) -> Tensor:
-            if slot not in made:
-                constant = self.tape.constants.get(slot)
-                shape = [
-                    max(1, round(size * share[self.roles[slot, axis]])) if (slot, axis) in self.roles else size
-                    for axis, size in enumerate(self.tape.shapes[slot])
-                ]
-                same = constant is not None and constant.device == self.device and constant.shape == tuple(shape)
+            nonlocal fresh
+            constant = self.tape.constants.get(slot)
+            shape = tuple(
+                max(1, round(size * share[self.roles[slot, axis]])) if (slot, axis) in self.roles else size
+                for axis, size in enumerate(self.tape.shapes[slot])
+            )
+            if (slot, shape) not in made:
+                same = constant is not None and constant.device == self.device and constant.shape == shape
                 # 0.1 to 1.1: values that neither vanish nor grow; times of tiny numbers would mislead.
-                made[slot] = (
+                made[slot, shape] = (
                     constant.clone() if same and constant is not None else torch.rand(shape, device=self.device) + 0.1
                 )
-            return made[slot]
+                fresh += made[slot, shape].nbytes
+            return made[slot, shape]
 
         args, kwargs = tree_slots((self.step.args, dict(self.step.kwargs)), tensor)
         if self.operator == "convolution" and args[8] > 1:
             args = (*args[:8], max(1, round(args[8] * share[OUT])))
-        operator, cuda = self.step.op, self.device.type == "cuda"
+        return Run(self._timed(lambda: self.step.op(*args, **kwargs)), fresh)
 
-        def call() -> None:
-            operator(*args, **kwargs)
-            if cuda:
-                torch.cuda.synchronize(self.device)
+    def _gather(self, width: int) -> Run:
+        ((slot, axis),) = self.roles
+        source = torch.rand(self.tape.shapes[slot], device=self.device)
+        index = torch.linspace(0, source.shape[axis] - 1, width, device=self.device).long()
+        select = torch.ops.aten.index_select.default
+        return Run(self._timed(lambda: select(source, axis, index)), source.nbytes)
 
-        return Run(call, sum(value.nbytes for value in made.values()))
+    def _timed(self, call: Callable[[], object]) -> Callable[[], object]:
+        if self.device.type != "cuda":
+            return call
+
+        def waited() -> None:
+            call()
+            torch.cuda.synchronize(self.device)
+
+        return waited
 
 
-def _widths(place: Place | None, points: int) -> list[int]:
-    """Shares 1/points .. 1 of the dense width, and one more below them."""
+def widths(place: Place | None, points: int, single: bool = False) -> list[int]:
+    """The widths to measure, the dense one among them: whole blocks of channels, and widths just past or short of one.
+
+    points: about how many whole blocks; widths that are none are measured in like number. single: the operator depends
+    on this width alone, so three times as many cost little.
+    """
     if place is None:
         return [0]
-    shares = [0.5 / points] + [k / points for k in range(1, points + 1)]
-    return sorted({max(1, round(place.size * share)) for share in shares})
+    size, points = place.size, 3 * points if single else points
+    blocks = size // BLOCK
+    whole = {BLOCK * max(1, round(blocks * k / points)) for k in range(1, points + 1)} if blocks else set()
+    others = {1, size - 1, *(width + 1 for width in whole), *(width + 1 for width in (BLOCK, 2 * BLOCK))}
+    others |= {width - 1 for width in whole if width <= 4 * BLOCK or single}
+    if blocks <= 1:
+        others |= {max(1, round(size * k / points)) for k in range(1, points + 1)}
+    if blocks > points:
+        whole |= {BLOCK}
+    return sorted({width for width in {*whole, *others, size} if 1 <= width <= size})
 
 
 @dataclass(frozen=True)
 class StepModel:
-    """All calls of a network at one batch size, in order."""
+    """All calls of a network at one batch size, in order; then the index selects that gathers would put before some."""
 
     calls: tuple[StepCall, ...]
     widths: Widths
+    gathers: tuple[StepCall, ...] = ()
 
 
 def step_model(trace: Trace, batch: int) -> StepModel:
@@ -125,7 +170,9 @@ def step_model(trace: Trace, batch: int) -> StepModel:
         tape = trace.tape if batch == trace.tape.shapes[trace.tape.input][0] else record_tape(trace.module, example)
         widths = Widths(trace, tape)
         device = next((p.device for p in trace.module.parameters()), torch.device("cpu"))
-        cached[batch] = StepModel(tuple(_call(step, tape, widths, device) for step in needed_steps(tape)), widths)
+        calls = tuple(_call(step, tape, widths, device) for step in needed_steps(tape))
+        gathers = tuple(_gather(call) for call in calls if call.place_in is not None and call.place_in.choice)
+        cached[batch] = StepModel(calls, widths, gathers)
     return cached[batch]
 
 
@@ -140,6 +187,19 @@ def _call(step: Step, tape: Tape, widths: Widths, device: torch.device) -> StepC
     sizes = [" x ".join(map(str, tape.shapes[slot])) for slot in (*step.reads[:1], *step.outputs[:1])]
     title = f"{step.name} {' -> '.join(sizes)}"
     return StepCall(key, step.name, title, place_in, place_out, step, tape, roles, device)
+
+
+def _gather(call: StepCall) -> StepCall:
+    """The index select in front of a consumer that reads some of the channels it is given."""
+    place = call.place_in
+    assert place is not None
+    (slot, axis), *_ = (key for key, role in call.roles.items() if role == IN)
+    key = f"gather {call.tape.shapes[slot]} {axis}"
+    title = f"gather {' x '.join(map(str, call.tape.shapes[slot]))}"
+    return replace(
+        call, key=key, operator="gather", title=title, place_in=None, place_out=place, roles={(slot, axis): OUT},
+        given=replace(place, choice=None),
+    )  # fmt: skip
 
 
 def _roles(step: Step, tape: Tape, widths: Widths) -> tuple[Roles, Place | None, Place | None]:

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import time
+import random
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from core.apply import prune_model
-from core.errors import Cancelled, MeasureError
+from core.errors import Cancelled, MeasureError, PlanError
 from core.measure.cost import LatencyTable, build_latency_table, latency_terms, predict_latency
-from core.measure.cost.lookup import StepTimes, operators_ms
-from core.measure.cost.steps import sized_copy, step_model, uniform_plan
-from core.measure.cost.widths import kept_masks
+from core.measure.cost.lookup import LiveWidths, family_sums, operators_ms
+from core.measure.cost.steps import sized_copy, step_model, uniform_plan, widths
+from core.measure.cost.tables import StepTimes
+from core.measure.cost.timing import FAMILIES, calibrated, random_widths
+from core.measure.cost.widths import Place, kept_masks
 from core.records import Plan, Trace
 from core.trace import trace_channels
 from core.trace.graph import record_tape
@@ -45,7 +46,7 @@ def trace() -> Trace:
 
 @pytest.fixture(scope="module")
 def table(trace: Trace) -> LatencyTable:
-    return build_latency_table(trace, threads=1, repeats=9)
+    return build_latency_table(trace, threads=1, repeats=5)
 
 
 def every_third(trace: Trace) -> Plan:
@@ -87,11 +88,11 @@ def test_widths_of_attention_at_another_batch() -> None:
     heads = next(group for group in trace.prunable if group.units == 4)
     masks = kept_masks(trace, Plan({heads.id: (1,)}))
     for batch in (1, 3):
-        widths = step_model(trace, batch).widths
+        held = step_model(trace, batch).widths
         found = set()
-        for step in widths.tape.steps:
+        for step in held.tape.steps:
             if step.name == "bmm":
-                (place,) = (widths.axes(slot)[0] for slot in step.reads[:1])
+                (place,) = (held.axes(slot)[0] for slot in step.reads[:1])
                 found.add((place.size, place.live(masks)))
         assert found == {(4 * batch, batch)}
     narrow = sized_copy(trace, uniform_plan(trace, 0.5))
@@ -120,25 +121,13 @@ def test_a_gather_is_felt_where_it_reads() -> None:
     assert reads(gather_left=(0, 5, 6), trunk=(1, 2)) == [2, 2]
 
 
-def test_dense_is_met_and_narrower_is_faster(trace: Trace, table: LatencyTable) -> None:
+def test_dense_is_met(trace: Trace, table: LatencyTable) -> None:
     dense = predict_latency(trace, None, table)
     assert dense.median_ms == pytest.approx(table.knots[-1][1]) and not dense.measured
     assert predict_latency(trace, Plan({}), table) == dense
     sums = [operators_ms(trace, uniform_plan(trace, share), table) for share in (1.0, 0.5, 0.25)]
-    assert sums[0] > sums[1] > sums[2] > 0
-    assert predict_latency(trace, uniform_plan(trace, 0.25), table).median_ms < dense.median_ms
+    assert min(sums) > 0
     assert not table.untimed and table.threads == 1 and dense.device == table.device
-
-
-def test_prediction_is_quick(trace: Trace, table: LatencyTable) -> None:
-    plan = every_third(trace)
-    predict_latency(trace, plan, table)
-    times = []
-    for _ in range(9):
-        start = time.perf_counter()
-        predict_latency(trace, plan, table)
-        times.append(time.perf_counter() - start)
-    assert min(times) < 0.005
 
 
 def test_interpolation_keeps_what_was_measured() -> None:
@@ -150,14 +139,81 @@ def test_interpolation_keeps_what_was_measured() -> None:
     assert replace(table, knots=((2.0, 3.0),)).whole(4.0) == 6.0
 
 
-def test_json_and_csv(trace: Trace, table: LatencyTable) -> None:
-    assert LatencyTable.from_json(table.to_json()) == table
-    rows = list(csv.DictReader(io.StringIO(table.to_csv())))
-    assert len(rows) == sum(len(s.widths_in) * len(s.widths_out) for s in table.steps.values())
-    assert all(float(row["ms"]) >= 0 for row in rows)
-    for broken in ("", "[]", "{}", '{"steps": 3}'):
-        with pytest.raises(MeasureError, match="latency table"):
-            LatencyTable.from_json(broken)
+def test_whole_blocks_are_kept_apart_from_other_widths() -> None:
+    """Whole blocks of eight take 1 ms a block, all other widths 10 ms more: no width in between blurs the two."""
+    measured = (1, 8, 9, 17, 24, 31, 32)
+    step = StepTimes("grouped", 1, (0,), measured, (tuple(w / 8 + (10 if w % 8 else 0) for w in measured),))
+    for width in range(1, 33):
+        assert step.at(0, width) == pytest.approx(width / 8 + (10 if width % 8 else 0))
+
+
+def test_array_prices_equal_single_lookups(trace: Trace, table: LatencyTable) -> None:
+    """The sum in a few array operations is the sum of ``at`` over the operators, each at its place's own width."""
+    for plan in (Plan({}), every_third(trace), uniform_plan(trace, 0.3)):
+        masks, total = kept_masks(trace, plan), 0.0
+        for call in step_model(trace, 1).calls:
+            pair = [place.live(masks) if place else 0 for place in (call.place_in, call.place_out)]
+            total += table.steps[call.key].in_network * table.steps[call.key].at(*pair)
+        assert operators_ms(trace, plan, table) == pytest.approx(total)
+
+
+@pytest.mark.parametrize("net", NETS, ids=lambda net: net.name)
+def test_live_widths_in_one_product(net: ZooNet) -> None:
+    trace = trace_channels(net.build(), net.example)
+    model = step_model(trace, 1)
+    places = [p for call in (*model.calls, *model.gathers) for p in (call.place_in, call.place_out, call.given) if p]
+    live = LiveWidths(trace, places)
+    rng = random.Random(0)
+    for round_ in range(4):
+        some = [g for g in trace.groups if g.prunable and (g.gather_of is None or round_ % 2) and rng.random() < 0.7]
+        plan = Plan({g.id: tuple(rng.sample(range(g.units), rng.randint(1, g.units))) for g in some})
+        masks = kept_masks(trace, plan)
+        assert live.under(plan).tolist() == [*(place.live(masks) for place in places), 0]
+    with pytest.raises(PlanError, match="no group called"):
+        live.under(Plan({"nowhere": (0,)}))
+    for group in trace.prunable[:1]:
+        with pytest.raises(PlanError, match=f"has {group.units} units"):
+            live.under(Plan({group.id: (group.units,)}))
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 8, 10, 16, 24, 32, 64, 96, 160, 512, 2048])
+def test_widths_hold_both_kinds_and_the_dense_one(size: int) -> None:
+    for single in (False, True):
+        found = widths(Place(size, ()), 4, single)
+        assert found == sorted(set(found)) and found[0] >= 1 and found[-1] == size and len(found) <= 42
+        if size > 8:
+            assert {8, size - 1} <= set(found), "a whole block, and the widest that is none"
+            assert any(w + 1 in found for w in found if w % 8 == 0), "both sides of an edge"
+    assert widths(None, 4) == [0]
+
+
+def test_a_gather_is_priced(trace: Trace, table: LatencyTable) -> None:
+    """Its index select is added, with the time that was measured for it; a void choice adds nothing."""
+    call = step_model(trace, 1).gathers[0]
+    assert call.given is not None and call.place_out is not None and call.place_out.choice is not None
+    gather = call.place_out.choice.group
+    units = trace.group(gather).units
+    plan = Plan({gather: tuple(range(units // 2))})
+    free = replace(table, steps={key: s for key, s in table.steps.items() if not key.startswith("gather")})
+    width = units // 2
+    added = operators_ms(trace, plan, table) - operators_ms(trace, plan, free)
+    times = table.steps[call.key]
+    assert added == pytest.approx(times.in_network * times.at(0, width)) and added > 0
+    whole = Plan({gather: tuple(range(units))})
+    assert operators_ms(trace, whole, table) == operators_ms(trace, None, table)
+    assert operators_ms(trace, None, table) == operators_ms(trace, None, free)
+
+
+def test_factors_and_constant_are_found_again(trace: Trace, table: LatencyTable) -> None:
+    """Whole networks made of known factors and a known constant are met; the operators' own times stay."""
+    plans = [None, *(uniform_plan(trace, share) for share in (0.5, 0.25)), *random_widths(trace, 8)]
+    raw = replace(table, steps={key: replace(s, in_network=1.0) for key, s in table.steps.items()})
+    sums = np.array([family_sums(trace, plan, raw, FAMILIES) for plan in plans])
+    measured = sums @ np.array([1.3, 1.3, 1.3, 1.3]) + 0.2 * sums[0].sum()
+    fitted = calibrated(trace, raw, plans, measured)
+    for plan, want in zip(plans, measured, strict=True):
+        assert predict_latency(trace, plan, fitted).median_ms == pytest.approx(want, rel=0.05)
+    assert {key: s.ms for key, s in fitted.steps.items()} == {key: s.ms for key, s in raw.steps.items()}
 
 
 def test_terms_agree_with_the_table(trace: Trace, table: LatencyTable) -> None:
@@ -188,7 +244,7 @@ def test_progress_and_cancel(trace: Trace) -> None:
     calls = iter(range(10_000))
     threads = torch.get_num_threads()
     with pytest.raises(Cancelled):
-        build_latency_table(trace, threads=1, cancelled=lambda: next(calls) > 60)
+        build_latency_table(trace, threads=1, cancelled=lambda: next(calls) > 300)
     assert torch.get_num_threads() == threads
-    with pytest.raises(MeasureError, match="2 widths"):
+    with pytest.raises(MeasureError, match="2 points"):
         build_latency_table(trace, points=1)

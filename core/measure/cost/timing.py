@@ -1,0 +1,323 @@
+"""Measure the latency table of a network on this machine.
+
+Every kind of operator is timed once, alone, at whole blocks of channels and beside them. What the sum of operators
+misses (the interpreter between them, colder caches) is read off whole networks: the dense one, two uniformly narrow
+ones and some of random widths, drawn here with a seed of their own. From them come a factor for each family of
+operators and a constant, by non-negative least squares that holds the factors together where networks do not tell.
+
+A shared machine changes its speed from second to second. So a fixed piece of arithmetic is timed between the calls
+throughout, every call is taken relative to it, and the median over rounds is scaled to the speed the machine has when
+it is hardly disturbed. With one thread on a processor, time is the thread's own: while other programs have their turn
+it stands still. (A long call meets more of their turns than the short ones it is made of; it would look like overhead.)
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from scipy.optimize import nnls
+from torch import Tensor, nn
+
+from core.errors import Cancelled, MeasureError
+from core.measure.cost.latency import check_runs, device_name
+from core.measure.cost.lookup import family_sums
+from core.measure.cost.steps import Run, StepCall, sized_copy, step_model, uniform_plan, widths
+from core.measure.cost.tables import LatencyTable, StepTimes
+from core.records import Plan, Trace, fingerprint_state
+from core.trace.graph import named_state
+from core.trace.modes import evaluating, thread_count
+
+NARROW = (0.5, 0.25)  # kept shares of the uniformly narrow networks that are timed whole
+RANDOM = 8  # networks of random widths that are timed whole
+WHOLE = 0.35  # share of the time for whole networks
+# Other programs only ever add time: the table keeps what the machine does when it is hardly disturbed.
+QUIET = 25  # percentile
+LEAST = 3  # rounds, however long they take
+PREPARING = 2  # rounds that it takes to make the tensors and warm up
+MEMORY_BYTES = 128 << 20  # tensors that may be alive at once while operators are timed
+ROW, ROW_MS = 4, 300.0  # runs of one whole network after another, where they do not take longer
+TURNS = 150  # calls at most that take turns: PyTorch's library on processors remembers about 1000 kernels it has made
+REFERENCE_MS = 4.0  # the reference is timed after this much of other work
+PULL = 0.15  # how strongly factors are held near each other, beside the relative error of a network
+FAMILIES = ("convolution", "grouped", "product", "other")
+
+Progress = Callable[..., None]
+Stop = Callable[[], bool]
+
+
+@dataclass
+class Clock:
+    """Times calls relative to a reference that is timed between them.
+
+    ``reference``: its milliseconds, all of them.
+    """
+
+    device: torch.device
+    cancelled: Stop | None = None
+    reference: list[float] = field(default_factory=list)
+    samples: int = 0
+
+    def __post_init__(self) -> None:
+        alone = self.device.type == "cpu" and torch.get_num_threads() == 1
+        self._now = time.thread_time if alone else time.perf_counter
+        x, w = (torch.rand(shape, device=self.device) for shape in ((1, 64, 14, 14), (64, 64, 3, 3)))
+        self._work: Callable[[], Tensor] = lambda: torch.relu_(torch.conv2d(x, w, padding=1))
+        for _ in range(5):
+            self._look()
+        self.reference.clear()
+
+    def rounds(self, calls: Sequence[Callable[[], object]], most: int, seconds: float) -> np.ndarray:
+        """Time of each call in units of the reference: (rounds, calls). All calls take their turn in every round.
+
+        At most ``most`` rounds; at least ``LEAST`` of them even when they take longer than ``seconds``.
+        """
+        begin = time.perf_counter()
+        rows: list[np.ndarray] = []
+        while len(rows) < most and (len(rows) < LEAST or time.perf_counter() - begin < seconds):
+            rows.append(self._round(calls))
+        return np.array(rows)
+
+    def blocks(self, calls: Sequence[Callable[[], object]], most: int, seconds: float) -> list[np.ndarray]:
+        """Times of whole networks in units of the reference, one array for each.
+
+        Each runs some times in a row, as it does in use: in turns with many others it would find the library's kernels
+        forgotten and its weights far away. Then the next, until all had ``most`` runs or time is up, as in ``rounds``.
+        """
+        begin = time.perf_counter()
+        rows: list[list[float]] = [[] for _ in calls]
+        sweeps = 0
+        while sweeps * ROW < most and (sweeps < LEAST or time.perf_counter() - begin < seconds):
+            for call, row in zip(calls, rows, strict=True):
+                warm = self._round([call])[0] * self.reference[-1]
+                row.extend(self._round([call])[0] for _ in range(ROW if ROW * warm < ROW_MS else 1))
+            sweeps += 1
+        return [np.array(row) for row in rows]
+
+    def quiet_ms(self) -> float:
+        """The reference's time when the machine is hardly disturbed."""
+        return float(np.percentile(self.reference, QUIET))
+
+    def _round(self, calls: Sequence[Callable[[], object]]) -> np.ndarray:
+        row = np.zeros(len(calls))
+        before, since, first = self._look(), 0.0, 0
+        for at, call in enumerate(calls):
+            if self.cancelled is not None and self.cancelled():
+                raise Cancelled("Measuring the latency table was cancelled.")
+            row[at] = self._time(call)
+            since += row[at]
+            if since >= REFERENCE_MS or at == len(calls) - 1:
+                after = self._look()
+                row[first : at + 1] /= (before + after) / 2
+                before, since, first = after, 0.0, at + 1
+        self.samples += len(calls)
+        return row
+
+    def _look(self) -> float:
+        found = min(self._time(self._work), self._time(self._work))
+        self.reference.append(found)
+        return found
+
+    def _time(self, call: Callable[[], object]) -> float:
+        start = self._now()
+        call()
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return 1e3 * (self._now() - start)
+
+
+def build_latency_table(
+    trace: Trace,
+    *,
+    batch: int = 1,
+    threads: int | None = None,
+    points: int = 4,
+    repeats: int = 15,
+    max_seconds: float = 60.0,
+    on_progress: Progress | None = None,
+    cancelled: Stop | None = None,
+) -> LatencyTable:
+    """Time every kind of operator of the traced network at about ``points`` whole blocks of channels in and out, as
+    many widths beside them, and some whole networks.
+
+    At most ``repeats`` rounds. max_seconds: rounds, then widths, are cut until the time should suffice; three rounds of
+    the fewest widths are made even past it. The network itself is not changed; operators run on made-up tensors.
+    Raises MeasureError when the network does not run at that batch, Cancelled when asked to stop (nothing is kept: a
+    table is whole or useless).
+    """
+    if points < 2 or batch < 1 or repeats < 1 or not max_seconds > 0:
+        raise MeasureError(
+            f"Latency table: expected 2 points, a batch and repeats of 1 or more, and some seconds; found {points}, "
+            f"{batch}, {repeats}, {max_seconds}."
+        )
+    tell = on_progress or (lambda *_: None)
+    model = step_model(trace, batch)
+    device = next((p.device for p in trace.module.parameters()), torch.device("cpu"))
+    with thread_count(threads) as used, torch.inference_mode():
+        tell(0.0, "Measuring whole networks")
+        clock = Clock(device, cancelled)
+        plans, measured, spread = _whole_networks(trace, batch, repeats, WHOLE * max_seconds, clock)
+        tell(WHOLE, "Measuring operators")
+        seconds = (1 - WHOLE) * max_seconds
+        steps, untimed = _time_steps((*model.calls, *model.gathers), points, repeats, seconds, clock, tell)
+    quiet = clock.quiet_ms()
+    steps = {key: replace(s, ms=tuple(tuple(quiet * ms for ms in row) for row in s.ms)) for key, s in steps.items()}
+    state = fingerprint_state(named_state(trace.module))
+    table = LatencyTable(
+        steps, (), spread, untimed, device_name(device), used, batch, torch.__version__, state,
+        clock.samples, len(plans),
+    )  # fmt: skip
+    tell(1.0, "Latency table is ready")
+    return calibrated(trace, table, plans, quiet * measured)
+
+
+def calibrated(
+    trace: Trace, table: LatencyTable, plans: Sequence[Plan | None], measured_ms: np.ndarray
+) -> LatencyTable:
+    """``table`` with factors of the families and knots that meet whole networks. plans[0]: None, the dense one."""
+    sums = np.array([family_sums(trace, plan, table, FAMILIES) for plan in plans])
+    factors, constant = _fit(sums, measured_ms)
+    kinds = {call.key: call.family for call in step_model(trace, table.batch).calls}
+    scale = dict(zip(FAMILIES, factors.tolist(), strict=True))
+    steps = {key: replace(s, in_network=scale[kinds.get(key, "other")]) for key, s in table.steps.items()}
+    operators = sums @ factors
+    dense = max(float(operators[0]), 1e-9)
+    knots = ((dense / 4, dense / 4 + constant), (dense, dense + constant))
+    return replace(table, steps=steps, knots=knots)
+
+
+def _fit(sums: np.ndarray, measured: np.ndarray) -> tuple[np.ndarray, float]:
+    """Minimise sum_n ((sums_n . f + c) / y_n - 1)^2 + PULL^2 |f - f0|^2 + small c, over f, c >= 0.
+
+    f0: the factor that all families would share.
+    """
+    total = sums.sum(axis=1)
+    shared = float(np.median(measured / np.maximum(total, 1e-9)))
+    design = np.column_stack([sums * shared, np.full(len(sums), measured.min())]) / measured[:, None]
+    pull = PULL * np.eye(design.shape[1])
+    wanted = np.concatenate([np.ones(len(sums)), PULL * np.array([1.0] * sums.shape[1] + [0.0])])
+    found = nnls(np.vstack([design, pull]), wanted)[0]
+    return shared * found[:-1], float(found[-1] * measured.min())
+
+
+def random_widths(trace: Trace, count: int) -> list[Plan]:
+    """Plans for times only: any units would do. Even numbers around one share, odd ones with each group its own."""
+    rng = np.random.default_rng(20_240_229)
+    plans = []
+    for number in range(count):
+        middle = 0.2 + 0.75 * (number + 0.5) / count
+        kept = {}
+        for group in trace.prunable:
+            share = rng.uniform(0.1, 1.0) if number % 2 else middle + rng.uniform(-0.2, 0.2)
+            kept[group.id] = tuple(range(min(group.units, max(1, round(share * group.units)))))
+        plans.append(Plan(kept))
+    return plans
+
+
+def _whole_networks(
+    trace: Trace, batch: int, repeats: int, seconds: float, clock: Clock
+) -> tuple[list[Plan | None], np.ndarray, tuple[float, float]]:
+    """(plans, their networks' times in units of the reference, quartiles of the dense one's over its median)."""
+    image = trace.example[:1].repeat(batch, *[1] * (trace.example.dim() - 1)).to(clock.device)
+    plans: list[Plan | None] = [None]
+    networks: list[nn.Module] = [trace.module]
+    with evaluating(trace.module):
+        begin = time.perf_counter()
+        check_runs(trace.module, image)
+        trace.module(image)
+        dense_s = (time.perf_counter() - begin) / 2
+        more = (
+            [*(uniform_plan(trace, share) for share in NARROW), *random_widths(trace, RANDOM)] if trace.prunable else []
+        )
+        for plan in more[: max(1, int(seconds / (0.6 * 2 * LEAST * dense_s)))]:
+            network = sized_copy(trace, plan)
+            if network is not None:
+                plans.append(plan)
+                networks.append(network)
+        calls = [lambda network=network: network(image) for network in networks]
+        rows = clock.blocks(calls, 3 * repeats, seconds)
+    low, middle, high = np.percentile(rows[0], [25, 50, 75])
+    return plans, np.array([np.median(row) for row in rows]), (float(low / middle), float(high / middle))
+
+
+@dataclass
+class _Kind:
+    """Steps that do the same work; ``runs`` at every pair of widths that is timed."""
+
+    call: StepCall
+    uses: int
+    runs: dict[tuple[int, int], Run]
+
+
+def _time_steps(
+    calls: Sequence[StepCall], points: int, repeats: int, seconds: float, clock: Clock, tell: Progress
+) -> tuple[dict[str, StepTimes], dict[str, int]]:
+    """Each kind of operator once, several at a time in turns, so that caches are as cold as in a network.
+
+    Milliseconds come in units of the reference.
+    """
+    alike: dict[str, list[StepCall]] = {}
+    for call in calls:
+        alike.setdefault(call.key, []).append(call)
+    points, rounds = _effort(alike, points, repeats, seconds)
+    steps: dict[str, StepTimes] = {}
+    untimed: dict[str, int] = {}
+    waiting: list[tuple[str, _Kind]] = []
+    alive = 0
+
+    def measure() -> None:
+        jobs = [(key, pair, run) for key, kind in waiting for pair, run in kind.runs.items()]
+        times = np.median(clock.rounds([run.function for _, _, run in jobs], rounds, float("inf")), axis=0)
+        found = {(key, pair): float(ms) for (key, pair, _), ms in zip(jobs, times, strict=True)}
+        for key, kind in waiting:
+            widths_in, widths_out = (tuple(sorted({pair[side] for pair in kind.runs})) for side in (0, 1))
+            ms = tuple(tuple(found[key, (i, j)] for j in widths_out) for i in widths_in)
+            steps[key] = StepTimes(kind.call.title, kind.uses, widths_in, widths_out, ms)
+        waiting.clear()
+
+    for number, (key, same) in enumerate(alike.items()):
+        if clock.cancelled is not None and clock.cancelled():
+            raise Cancelled("Measuring the latency table was cancelled.")
+        runs = same[0].prepare(points)
+        if runs is None:
+            untimed[same[0].operator] = untimed.get(same[0].operator, 0) + len(same)
+            continue
+        waiting.append((key, _Kind(same[0], len(same), runs)))
+        alive += sum(run.bytes for run in runs.values())
+        if alive > MEMORY_BYTES or sum(len(kind.runs) for _, kind in waiting) > TURNS:
+            measure()
+            alive = 0
+        tell(WHOLE + (1 - WHOLE) * number / len(alike), f"Measured {number + 1} of {len(alike)} kinds of operators")
+    if waiting:
+        measure()
+    return steps, untimed
+
+
+def _effort(alike: dict[str, list[StepCall]], points: int, repeats: int, seconds: float) -> tuple[int, int]:
+    """(points, rounds) that should take ``seconds`` at most, told by one run of each kind at its dense width."""
+    dense: list[tuple[StepCall, float]] = []
+    for same in alike.values():
+        runs = same[0].prepare(0)
+        if runs is not None:
+            (run,) = runs.values()
+            begin = time.perf_counter()
+            run.function()
+            dense.append((same[0], time.perf_counter() - begin))
+    for fewer in range(points, 1, -1):
+        rounds = int(seconds / max(1e-9, sum(took * _shares(call, fewer) for call, took in dense))) - PREPARING
+        if rounds >= LEAST or fewer == 2:
+            break
+    return fewer, min(max(rounds, LEAST), repeats)
+
+
+def _shares(call: StepCall, points: int) -> float:
+    """How many dense runs all pairs of widths take together."""
+    single = call.place_in is None or call.place_out is None
+    total = 1.0
+    for place in (call.place_in, call.place_out):
+        if place is not None:
+            total *= sum(width / place.size for width in widths(place, points, single))
+    return total
