@@ -28,6 +28,20 @@ WIDTHLESS = frozenset({
 })  # fmt: skip
 
 
+# Functions that are told the number of groups, and where.
+GROUPED = {f"conv{kind}{rank}d": (6, "groups") for kind in ("", "_transpose") for rank in (1, 2, 3)}
+GROUPED["group_norm"] = (1, "num_groups")
+
+
+def _counts_groups(name: str, args: Any, kwargs: Any) -> bool:
+    """Whole groups may leave: their number is a width."""
+    if name not in GROUPED:
+        return False
+    place, word = GROUPED[name]
+    given = args[place] if len(args) > place else (kwargs or {}).get(word, 1)
+    return type(given) is not int or given > 1
+
+
 class UntouchableError(Exception):
     """The network's own tensors were about to be changed."""
 
@@ -49,5 +63,5 @@ class Calls(TorchFunctionMode):
             name = func.__self__.__name__
         elif name == "__set__" and self.untouchable:
             raise UntouchableError
-        self.suspicious = self.suspicious or name not in WIDTHLESS
+        self.suspicious = self.suspicious or name not in WIDTHLESS or _counts_groups(name, args, kwargs)
         return func(*args, **(kwargs or {}))

@@ -20,7 +20,7 @@ from core.trace.layout import Layout
 from core.trace.modes import collecting_later
 from core.trace.rules import Flow
 from core.trace.trial import Fault, find_fault
-from core.trace.written import WrittenWidth, alike, candidates
+from core.trace.written import WrittenWidth, alike, candidates, harms
 
 ONE_WIDTH = (nn.RNNBase, nn.RNNCellBase)
 TRIALS = 40  # how often groups at fault are helped or locked, one after the other, before all are locked
@@ -83,7 +83,8 @@ def _written(
         new = tuple(one for one in found if one not in known)
         if new:
             next_fault = find_fault(module, example, flow, groups, layout, known + new)
-            if next_fault is None or next_fault.step > fault.step:
+            later = next_fault is not None and next_fault.step > fault.step
+            if next_fault is None or (later and not harms(next_fault.step, flow, layout, next_fault.stays)):
                 return new + alike(module, new, fault.step, flow.tape, known)
     return ()
 

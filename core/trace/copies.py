@@ -136,6 +136,8 @@ def _fill(new: nn.Module, old: nn.Module, memo: dict[int, Any], lasting: bool) -
                 fields[key] = kind()
         elif key in OWN:
             fields[key] = {name: memo.get(id(item), item) for name, item in value.items()}
+        elif kind is dict and "cache" in key and all(isinstance(item, Tensor) for item in value.values()):
+            fields[key] = {}  # what was computed from the old weights
         elif kind is tuple and ATOMIC.issuperset(map(type, value)):
             continue
         else:

@@ -25,7 +25,7 @@ from core.trace.layout import Layout
 from core.trace.leaves import leaf_forward
 from core.trace.rules import Flow
 from core.trace.watch import DiffersError, Watch, shapes_of
-from core.trace.written import WrittenWidth, set_written, written_values
+from core.trace.written import WrittenWidth, harms, set_written, written_values
 
 PARTS = (2, 4, 3)  # what stays of neighbouring groups: one in so many
 
@@ -93,7 +93,7 @@ def _try(
     except Exception as error:
         said = "" if isinstance(error, DiffersError) else (str(error).splitlines() or [type(error).__name__])[0]
     step, running = watch.origin()
-    return Fault(*_blame(flow, layout, stays, step, narrowed, said), step, running, stays)
+    return Fault(*_blame(flow, layout, stays, step, running, narrowed, said), step, running, stays)
 
 
 def _watched(trial: nn.Module, module: nn.Module, watch: Watch) -> None:
@@ -134,17 +134,36 @@ def _blank_like(tensor: Tensor, sizes: Mapping[int, int] | None) -> Tensor:
 
 
 def _blame(
-    flow: Flow, layout: Layout, stays: np.ndarray, done: int, narrowed: list[Group], said: str
+    flow: Flow,
+    layout: Layout,
+    stays: np.ndarray,
+    done: int,
+    running: tuple[str, ...],
+    narrowed: list[Group],
+    said: str,
 ) -> tuple[tuple[str, ...], str]:
-    """The narrowed groups whose channels the failing step reads; the nearest before it; at worst all."""
+    """The narrowed groups whose channels the failing step reads; the nearest before it; those that the module reads
+    in which it fails; at worst all."""
     steps = flow.tape.steps
-    for number in range(min(done, len(steps) - 1), max(-1, done - 12), -1):
+    last = min(done, len(steps) - 1)
+    if running and harms(last, flow, layout, stays):  # then a number has followed that serves another width as well
+        for how in (all, any):
+            inside = tuple(g.id for g in narrowed if how(layer.startswith(f"{running[-1]}.") for layer in g.layers))
+            if inside:
+                return inside, f"the code of {running[-1]} has one number for several widths"
+    for number in range(last, max(-1, done - 12), -1):
         step = steps[number]
         activations = [slot for slot in step.reads if slot not in flow.tape.state]
         for slots in (activations, step.reads, step.outputs):
             found = _narrow_groups(flow, layout, stays, slots, narrowed)
             if found:
                 return found, f"its code fixes this width ({_at(step, flow)})"
+    for path in running[:0:-1]:
+        start = max((start for start, stop in flow.tape.spans.get(path, ()) if start <= last < stop), default=last)
+        reads = [slot for step in steps[start : last + 1] for slot in step.reads]
+        found = _narrow_groups(flow, layout, stays, reads, narrowed)
+        if found:
+            return found, f"the code of {path} fixes this width ({_at(steps[last], flow)})"
     everything = tuple(group.id for group in narrowed)
     return everything, (f"the network does not run when narrowed: {said}")[:160]
 

@@ -123,7 +123,11 @@ class Watch(TorchDispatchMode):
                 for slot, tensor in zip(steps[number].outputs, tensors, strict=False):
                     if slot in self.flow.slots and tuple(tensor.shape) != self._promised(slot):
                         return number, running
-        return self.done, tuple(self.running)
+        number = self.done
+        if [func for func, _, _ in self.moved] == [step.op for step in steps[number : number + len(self.moved)]]:
+            number += len(self.moved)  # it failed at what comes next
+            number += number + 1 < len(steps) and steps[number].name == "clone"  # the first half of a reshape
+        return number, tuple(self.running)
 
     def _promised(self, slot: int) -> tuple[int, ...]:
         labels = self.flow.slots[slot]

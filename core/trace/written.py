@@ -19,6 +19,8 @@ from core.trace.layout import Layout, promised
 from core.trace.rules import Flow
 
 WIDTH_NAMES = re.compile(r"channel|chs|width|plane|dim|feature|filter|hidden|embed|inner|group|size")
+# Numbers that only happen to equal a width. Any other name ("c", "w") is tried alone, after those that speak.
+NO_WIDTH = re.compile(r"^_|kernel|stride|padding|dilation|class|depth|level|stage|block|layer|index|seed|iter|step")
 
 
 @dataclass(frozen=True)
@@ -52,14 +54,22 @@ def candidates(
     found = []
     for path in list(running)[::-1]:
         values = vars(module.get_submodule(path))
-        here = tuple(
+        equal = [
             WrittenWidth(path, name, *moved[value])
             for name, value in values.items()
-            if type(value) is int and value in moved and WIDTH_NAMES.search(name.lower())
-        )
-        if here:
-            found.append(here)
+            if type(value) is int and value in moved and not NO_WIDTH.search(name.lower())
+        ]
+        named = tuple(one for one in equal if WIDTH_NAMES.search(one.attribute.lower()))
+        if named:
+            found.append(named)
+        found += [(one,) for one in equal if one not in named]
     return found
+
+
+def harms(step: int, flow: Flow, layout: Layout, stays: np.ndarray) -> bool:
+    """Whether nothing that ``step`` reads or makes should be narrower: a number that makes it fail is wrong."""
+    slots = _slots(flow.tape, step)
+    return all(promised(flow, layout, stays, slot) == flow.tape.shapes[slot] for slot in slots)
 
 
 def alike(

@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from core import mask_model, prune_model
 from core.trace import trace_channels
 from core.trace.copies import named_state
 from core.trace.memo import forget, recalled
-from tests.zoo import randomise
+from tests.zoo import outputs, random_plan, randomise
 
 aten = torch.ops.aten
 
@@ -49,6 +50,109 @@ def test_a_part_cut_at_a_fixed_channel_is_found(way: str, prunable: bool) -> Non
     group = trace_channels(module, torch.zeros(1, 3, 18, 18)).group("conv1")
     assert group.prunable == prunable, group.reason
     assert group.units == (8 if way == "plain" else 4)
+
+
+class Blurred(nn.Module):
+    """A filter of its own for every channel, or one for all; only an attribute or the input tells how many."""
+
+    def __init__(self, own: bool) -> None:
+        super().__init__()
+        self.channels = 8
+        self.conv1, self.conv2, self.fc = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 1), nn.Linear(4, 2)
+        self.register_buffer("filter", torch.rand(8 if own else 1, 1, 3, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv1(x)
+        if self.filter.shape[0] > 1:
+            x = nn.functional.conv2d(x, self.filter, groups=self.channels)
+        else:
+            x = nn.functional.conv2d(x, self.filter.expand(x.shape[1], -1, -1, -1), groups=x.shape[1])
+        result: Tensor = self.fc(self.conv2(x).mean((2, 3)))
+        return result
+
+
+class BlurredByAttribute(Blurred):
+    def forward(self, x: Tensor) -> Tensor:
+        x = nn.functional.conv2d(self.conv1(x), self.filter, None, 1, 0, 1, self.channels)
+        result: Tensor = self.fc(self.conv2(x).mean((2, 3)))
+        return result
+
+
+class NonLocal(nn.Module):
+    """One number, of no telling name, for the width of three layers, of which two may not lose any."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.a, self.b, self.c = nn.Conv2d(3, 16, 3), *(nn.Conv2d(16, 8, 1) for _ in range(3))
+        self.out, self.fc, self.ic = nn.Conv2d(8, 16, 1), nn.Linear(16, 3), 8
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x).relu()
+        c = self.c(x).view(len(x), self.ic, -1).permute(0, 2, 1)
+        a, b = self.a(x).view(len(x), self.ic, -1).permute(0, 2, 1), self.b(x).view(len(x), self.ic, -1)
+        y = torch.matmul(torch.matmul(a, b).softmax(-1), c).permute(0, 2, 1).contiguous()
+        y = self.out(y.view(len(x), self.ic, *x.size()[2:]))
+        result: Tensor = self.fc((x + y).mean((2, 3)))
+        return result
+
+
+class Parts(nn.Module):
+    """Res2Net's split, by a number of no telling name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w, self.conv, self.out = 6, nn.Conv2d(3, 24, 3), nn.Conv2d(24, 10, 1)
+        self.convs, self.fc = nn.ModuleList(nn.Conv2d(6, 6, 3, padding=1) for _ in range(3)), nn.Linear(10, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        *parts, last = torch.split(self.conv(x).relu(), self.w, 1)
+        parts = [conv(part).relu() for conv, part in zip(self.convs, parts, strict=True)]
+        result: Tensor = self.fc(self.out(torch.cat([*parts, last], 1)).relu().mean((2, 3)))
+        return result
+
+
+class Remembers(nn.Module):
+    """Keeps what it computed from its weights, as timm's attention biases are kept."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.fc, self.scale = nn.Conv2d(3, 8, 3), nn.Linear(8, 3), nn.Parameter(torch.rand(8, 1))
+        self.scale_cache: dict[str, Tensor] = {}
+
+    def forward(self, x: Tensor) -> Tensor:
+        if "one" not in self.scale_cache:
+            self.scale_cache["one"] = self.scale[:, :, None]
+        result: Tensor = self.fc((self.conv(x) * self.scale_cache["one"]).mean((2, 3)))
+        return result
+
+
+MADE = {
+    "one filter each": (lambda: Blurred(True), {"conv1": 8, "conv2": 4}),
+    "one filter each, by place": (lambda: BlurredByAttribute(True), {"conv1": 8, "conv2": 4}),
+    "one filter for all": (lambda: Blurred(False), {"conv1": 8, "conv2": 4}),
+    "one number for several widths": (NonLocal, {"conv": 16}),
+    "parts": (Parts, {"conv": 6, "convs.0": 6, "convs.1": 6, "convs.2": 6, "out": 10}),
+    "remembers": (Remembers, {"conv": 8}),
+}
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_numbers_that_the_code_keeps_are_followed_or_named(name: str) -> None:
+    make, groups = MADE[name]
+    module = make().eval()
+    randomise(module)
+    image = torch.randn(2, 3, 10, 10, generator=torch.Generator().manual_seed(0))
+    outputs(module, image)  # what it remembers, it remembers from here
+    trace = trace_channels(module, image)
+    found = {group.id: group.units for group in trace.prunable}
+    assert found == groups, [group.reason for group in trace.coupled]
+    for seed in range(3):
+        plan = random_plan(trace, 0.5, seed)
+        pruned, masked = prune_model(module, trace, plan), mask_model(module, trace, plan)
+        for one, other in zip(outputs(pruned, image), outputs(masked, image), strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+    kept = getattr(module, "scale_cache", {"one": torch.zeros(8, 1, 1)})
+    assert kept["one"].shape == (8, 1, 1)
 
 
 def test_the_network_and_its_layers_are_as_before() -> None:
