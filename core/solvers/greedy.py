@@ -15,6 +15,8 @@ from torch import Tensor
 
 from core.solvers.least_squares import RIDGE
 
+HOLD = 0.75  # of what the layers hold must be waiting, or they are made smaller
+
 
 @dataclass(frozen=True)
 class Design:
@@ -35,18 +37,24 @@ def forward_greedy(designs: Sequence[Design], units: int, *, ridge: float = RIDG
     """
     layers = [_Layer(design, units, ridge) for design in designs]
     left = [sum(layer.total * layer.weight for layer in layers)]
-    remaining = torch.arange(units)
-    order = []
-    while len(remaining):
-        gains = torch.zeros(len(remaining), dtype=torch.float64)
+    held = torch.arange(units)  # units that the layers still hold; those taken are dropped now and then
+    waiting = torch.ones(units, dtype=torch.bool)
+    order: list[int] = []
+    while len(order) < units:
+        gains = torch.zeros(len(held), dtype=torch.float64)
         for layer in layers:
             gains += layer.weight * layer.gains()
-        best = int(torch.nonzero(gains == gains.max())[0]) if bool(gains.isfinite().all()) else 0
+        gains = torch.where(waiting, gains.nan_to_num(nan=0.0), -1.0)
+        best = int(torch.nonzero(gains == gains.max())[0])
         for layer in layers:
             layer.take(best)
-        order.append(int(remaining[best]))
+        order.append(int(held[best]))
         left.append(max(0.0, left[-1] - float(gains[best])))
-        remaining = torch.cat([remaining[:best], remaining[best + 1 :]])
+        waiting[best] = False
+        if int(waiting.sum()) < HOLD * len(held):
+            for layer in layers:
+                layer.hold(waiting)
+            held, waiting = held[waiting], waiting[waiting]
     return torch.tensor(order, dtype=torch.int64), torch.tensor(left, dtype=torch.float64)
 
 
@@ -54,7 +62,7 @@ class _Layer:
     """What is left of a layer's inputs and of its outputs' share in them once the units taken are accounted for.
 
     C: (units x size, units x size), V = W C: (q, units x size); a unit with fewer than ``size`` inputs is filled up
-    with inputs of its own that nothing depends on. Units that were taken are dropped.
+    with inputs of its own that nothing depends on, and so are units that were taken.
     """
 
     def __init__(self, design: Design, units: int, ridge: float) -> None:
@@ -81,7 +89,7 @@ class _Layer:
         self.V[:, real] = V[:, entry]
 
     def gains(self) -> Tensor:
-        """How much each remaining unit would lower the layer's error, (remaining,)."""
+        """How much each unit held would lower the layer's error, (held,)."""
         units = self.C.shape[0] // self.size
         blocks = self.C.reshape(units, self.size, units, self.size).diagonal(dim1=0, dim2=2).permute(2, 0, 1)
         crossed = self.V.reshape(len(self.V), units, self.size).permute(1, 2, 0)
@@ -91,12 +99,18 @@ class _Layer:
         return torch.linalg.solve_triangular(factors, crossed, upper=False).square().sum((1, 2))
 
     def take(self, unit: int) -> None:
-        """Account for a unit (counted among the remaining) and drop it."""
-        start, stop = unit * self.size, (unit + 1) * self.size
-        factor = torch.linalg.cholesky_ex(self.C[start:stop, start:stop]).L
-        P = torch.linalg.solve_triangular(factor, self.C[start:stop], upper=False)
-        Q = torch.linalg.solve_triangular(factor, self.V[:, start:stop].T, upper=False)
-        rest = torch.cat([torch.arange(start), torch.arange(stop, len(self.C))])
-        P = P[:, rest]
-        self.C = self.C[rest[:, None], rest].addmm_(P.T, P, alpha=-1)
-        self.V = self.V[:, rest].addmm_(Q.T, P, alpha=-1)
+        """Account for a unit (counted among those held)."""
+        own = slice(unit * self.size, (unit + 1) * self.size)
+        factor = torch.linalg.cholesky_ex(self.C[own, own]).L
+        P = torch.linalg.solve_triangular(factor, self.C[own], upper=False)
+        Q = torch.linalg.solve_triangular(factor, self.V[:, own].T, upper=False)
+        self.C.addmm_(P.T, P, alpha=-1)
+        self.V.addmm_(Q.T, P, alpha=-1)
+        self.C[own] = self.C[:, own] = 0.0
+        self.C[own, own] = torch.eye(self.size, dtype=torch.float64)
+        self.V[:, own] = 0.0
+
+    def hold(self, units: Tensor) -> None:
+        """Drop all units but these, bool (held,)."""
+        inputs = units.repeat_interleave(self.size).nonzero().flatten()
+        self.C, self.V = self.C[inputs[:, None], inputs], self.V[:, inputs]

@@ -13,6 +13,8 @@ from core.registry import Row
 from core.solvers.greedy import Design, forward_greedy
 from core.solvers.pivoted_qr import pivot_scores
 
+ROWS_PER_INPUT = 8  # a layer's weights are solved for: enough rows for a stable fit
+
 
 def cap(request: Request) -> dict[str, Tensor]:
     """The share of the readers' output error that the units chosen before leave, each reader's weights solved anew.
@@ -24,7 +26,7 @@ def cap(request: Request) -> dict[str, Tensor]:
     on: falling along the order. Other groups' channels are kept all along. Constant units score lowest: a bias replaces
     them. A gather is scored on its one reader.
     """
-    return score_by_readings(request, "Compensation-aware order", order_scores)
+    return score_by_readings(request, "Compensation-aware order", order_scores, rows_per_input=ROWS_PER_INPUT)
 
 
 def order_scores(group: Group, readings: Sequence[Reading]) -> Tensor:

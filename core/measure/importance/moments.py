@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
@@ -23,8 +23,8 @@ from core.solvers.least_squares import Moments
 from core.trace.replay import Replay
 from core.trace.sites import ReadSite, read_sites
 
-POSITIONS, ROWS_PER_ENTRY, MOST_ROWS = 10, 8, 20_000
-FULL_ENTRIES = 6144  # beyond, second moments of all inputs would take too much memory
+POSITIONS, MOST_ROWS = 10, 20_000
+FULL_ENTRIES = 4608  # beyond, second moments of all inputs would take too much memory
 SOME_OUTPUTS = 256  # then the units' contributions to so many outputs are taken instead
 MEMORY_BYTES = 2**29  # moments held at once; more groups than that take another walk through the images
 PIECE_BYTES = 2**26
@@ -82,18 +82,23 @@ def visit_sites(
 class Reading:
     """One layer that reads a group: outputs y = W x, without bias, and the moments of x over sampled positions.
 
-    W: (q, p). unit_of: int64 (p,), each input's unit of the group, -1 for other groups' channels. second: (p, p), mean
-    x x^T. covariance: (p, p), centred. energy: mean ||y||^2. All float64.
+    weight: its state name. W: (q, p). unit_of: int64 (p,), each input's unit of the group, -1 for other groups'
+    channels. second: (p, p), mean x x^T. means: (m, p), mean x. covariance: (p, p), centred. energy: mean ||y||^2. All
+    float64.
 
     Where a layer has more than FULL_ENTRIES inputs, x is what each unit adds to an output (p = units + 1, the last for
-    other groups' channels), W a row of ones, and moments are summed over at most SOME_OUTPUTS outputs.
+    other groups' channels), W a row of ones, and moments are summed over m outputs, at most SOME_OUTPUTS.
     """
 
-    layer: str
+    weight: str
     W: Tensor
     unit_of: Tensor
     second: Tensor
-    covariance: Tensor
+    means: Tensor
+
+    @property
+    def covariance(self) -> Tensor:
+        return self.second - self.means.T @ self.means
 
     @cached_property
     def energy(self) -> float:
@@ -110,15 +115,14 @@ class _Inputs:
     """Moments of all inputs of one layer."""
 
     def __init__(self, W: Tensor) -> None:
-        self.W, self.moments = W.flatten(1), Moments(W[0].numel())
+        self.W, self.moments = W.flatten(1).double().cpu(), Moments(W[0].numel())
 
     def add(self, rows: Tensor) -> None:
         self.moments.add(rows.flatten(1))
 
-    def reading(self, layer: str, unit_of: Tensor) -> Reading:
+    def reading(self, weight: str, unit_of: Tensor) -> Reading:
         entries = unit_of.repeat_interleave(len(self.moments.sum_x) // len(unit_of))
-        second, covariance = self.moments.covariance(centred=False), self.moments.covariance()
-        return Reading(layer, self.W, entries, second, covariance)
+        return Reading(weight, self.W, entries, self.moments.covariance(centred=False), self.moments.mean_x[None])
 
 
 class _Contributions:
@@ -126,7 +130,8 @@ class _Contributions:
 
     def __init__(self, W: Tensor, unit_of: Tensor, units: int, numbers: torch.Generator) -> None:
         chosen = torch.randperm(len(W), generator=numbers)[:SOME_OUTPUTS].sort().values
-        self.W, self.unit_of, self.units, self.rows = W[chosen], torch.where(unit_of < 0, units, unit_of), units, 0
+        self.W, self.unit_of = W[chosen.to(W.device)].double().cpu(), torch.where(unit_of < 0, units, unit_of)
+        self.units, self.rows = units, 0
         self.sums = torch.zeros(len(chosen), units + 1, dtype=torch.float64)
         self.second = torch.zeros(units + 1, units + 1, dtype=torch.float64)
 
@@ -137,30 +142,32 @@ class _Contributions:
             self.second.addmm_(added.T, added)
         self.rows += len(rows)
 
-    def reading(self, layer: str, unit_of: Tensor) -> Reading:
+    def reading(self, weight: str, unit_of: Tensor) -> Reading:
         del unit_of  # known from the start
-        mean, second = self.sums / self.rows, self.second / self.rows
         units = torch.cat([torch.arange(self.units), torch.tensor([-1])])
-        return Reading(layer, torch.ones(1, self.units + 1, dtype=torch.float64), units, second, second - mean.T @ mean)
+        ones = torch.ones(1, self.units + 1, dtype=torch.float64)
+        return Reading(weight, ones, units, self.second / self.rows, self.sums / self.rows)
 
 
 Key = tuple[int, str, int, str]  # step, weight, dimension; the group where moments are its own
 
 
 def score_by_readings(
-    request: Request, purpose: str, score: Callable[[Group, list[Reading]], Tensor]
+    request: Request, purpose: str, score: Callable[[Group, list[Reading]], Tensor], *, rows_per_input: int = 0
 ) -> dict[str, Tensor]:
     """``score`` of every group, gathers included: (units,), 0 for a group that no layer reads, NaN where outputs are
-    not finite. Options used: ``positions`` per image and reader; None: 10, or 8 rows per input where that is more.
+    not finite.
 
-    All readers share one draw of positions. Raises MeasureError for wrong options or images, Cancelled.
+    Options used: ``positions`` per image and reader; None: 10, or what gives ``rows_per_input`` rows where that is more
+    (up to MOST_ROWS). All readers share one draw of positions. Raises MeasureError for wrong options or images,
+    Cancelled.
     """
     data = require_images(request.data, purpose)
     positions = request.options["positions"]
     if positions is not None and (isinstance(positions, bool) or not isinstance(positions, int) or positions < 1):
         raise MeasureError(f"positions: expected a whole number from 1 up or None, found {positions!r}.")
-    replay = replay_for(Replays(request.trace), data.images[:1].to(request.trace.example), purpose)
-    chunks = list(_chunks(replay, request.trace.groups))
+    one, _ = next(batches(data, torch.arange(1), 1, request.trace.module))
+    chunks = list(_chunks(replay_for(Replays(request.trace), one, purpose), request.trace.groups))
     scores: dict[str, Tensor] = {}
     for number, chunk in enumerate(chunks):
 
@@ -168,10 +175,10 @@ def score_by_readings(
             share = (number + 0.7 * images / len(data)) / len(chunks)
             request.report(share, f"{purpose}: read {images} of {len(data)} images")
 
-        readings = _collect(request, data, chunk, purpose, walked)
+        readings = _collect(request, data, chunk, purpose, rows_per_input, walked)
         for place, group in enumerate(chunk, start=1):
             request.check()
-            found = [reading for reading in readings.pop(group.id) if reading.energy != 0]
+            found = [reading for reading in (make() for make in readings.pop(group.id)) if reading.energy != 0]
             finite = all(bool(reading.second.isfinite().all()) for reading in found)
             zero = torch.zeros(group.units, dtype=torch.float64)
             scores[group.id] = zero if not found else score(group, found) if finite else zero + float("nan")
@@ -180,8 +187,9 @@ def score_by_readings(
 
 
 def _collect(
-    request: Request, data: ImageData, groups: Sequence[Group], purpose: str, done: Done
-) -> dict[str, list[Reading]]:
+    request: Request, data: ImageData, groups: Sequence[Group], purpose: str, rows_per_input: int, done: Done
+) -> dict[str, list[Callable[[], Reading]]]:
+    """Group id -> its readings, each made when it is asked for: together they would take twice the memory."""
     shares = torch.rand(len(data), generator=request.numbers("positions"), dtype=torch.float64)
     sums: dict[Key, _Inputs | _Contributions] = {}
     keys: dict[str, dict[int, Key]] = {group.id: {} for group in groups}
@@ -201,10 +209,10 @@ def _collect(
         visited.add(key)
         if key not in sums:
             sums[key] = _new_sums(visit, request)
-        for sample in _samples(visit, shares, request.options["positions"], len(data)):
+        for sample in _samples(visit, shares, request.options["positions"], rows_per_input):
             sums[key].add(read_rows(visit.replay, visit.site, visit.x, sample, visit.images))
     return {
-        name: [sums[key].reading(key[1], units[name, place]) for place, key in sorted(found.items())]
+        name: [partial(sums[key].reading, key[1], units[name, place]) for place, key in sorted(found.items())]
         for name, found in keys.items()
     }
 
@@ -217,7 +225,7 @@ def _key(visit: Visit) -> Key:
 
 
 def _new_sums(visit: Visit, request: Request) -> _Inputs | _Contributions:
-    W = reader_weight(visit.replay, visit.site).double().cpu()
+    W = reader_weight(visit.replay, visit.site)
     if not _key(visit)[3]:
         return _Inputs(W)
     return _Contributions(W, visit.site.unit_of, visit.group.units, request.numbers(visit.group.id))
@@ -248,7 +256,7 @@ def _chunks(replay: Replay, groups: Sequence[Group]) -> Iterator[list[Group]]:
         yield chunk
 
 
-def _samples(visit: Visit, shares: Tensor, positions: int | None, total: int) -> Iterator[Sample]:
+def _samples(visit: Visit, shares: Tensor, positions: int | None, rows_per_input: int) -> Iterator[Sample]:
     """The rows to read of this batch, in pieces: evenly spread over each image's positions, from a random start.
 
     Places with equally many positions are read at the same ones.
@@ -256,7 +264,7 @@ def _samples(visit: Visit, shares: Tensor, positions: int | None, total: int) ->
     area = _area(visit)
     entries = _entries(visit.replay, visit.site)
     if positions is None:
-        positions = max(POSITIONS, min(ROWS_PER_ENTRY * entries, MOST_ROWS) // total)
+        positions = max(POSITIONS, min(rows_per_input * entries, MOST_ROWS) // len(shares))
     positions = min(positions, area)
     start = shares[visit.first : visit.first + visit.images]
     spread = ((torch.arange(positions) + start[:, None]) / positions).clamp(max=1 - 1e-12).flatten()

@@ -132,9 +132,10 @@ def _draw(request: Request, visit: Visit, rows: int, images: int, contributions:
 
 def contribution_rows(visit: Visit, sample: Sample) -> tuple[Tensor, Tensor]:
     """(rows, units): what each unit adds to one output of the reading layer; and that output, without bias, (rows,)."""
-    weight = reader_weight(visit.replay, visit.site).double().cpu()
-    output = (sample.output * len(weight)).long()
-    products = (read_rows(visit.replay, visit.site, visit.x, sample, visit.images) * weight[output]).sum(2)
+    weight = reader_weight(visit.replay, visit.site)
+    output = (sample.output * len(weight)).long().to(weight.device)
+    rows = read_rows(visit.replay, visit.site, visit.x, sample, visit.images)
+    products = (rows * weight[output].double().cpu()).sum(2)
     return add_by_unit(visit.group.units, visit.site.unit_of, products), products.sum(1)
 
 
