@@ -28,6 +28,7 @@ _HOME = {
     "core.load": "list_data list_families list_models load_data load_model sanitise_weights",
     "core.measure.cost": "LatencyTable build_latency_table count_cost measure_latency predict_latency",
     "core.measure.importance": "list_criteria score_channels",
+    "core.measure.importance.agreement": "Agreement compare_criteria",
     "core.measure.sensitivity": "Sensitivity scan_sensitivity",
     "core.picture": "GroupRow Picture PictureWidths draw_network group_rows picture_widths",
     "core.plan": "plan_budget plan_counts plan_fractions plan_uniform",
