@@ -1,7 +1,8 @@
 """What every criterion costs, and how well it guesses the oracle: `python tests/bench/bench_criteria.py`.
 
 On CIFAR ResNet-20 and ResNet-56 with genuine CIFAR-10 images (300 by default, none of which the networks were trained
-on): seconds per criterion, on one thread unless OMP_NUM_THREADS says more. Then the table of Molchanov et al. 2017 on
+on): seconds per criterion by the clock, and of the processor, which other work on the machine moves less; on one thread
+unless OMP_NUM_THREADS says more. Then the table of Molchanov et al. 2017 on
 ResNet-20's prunable maps: Spearman's rank correlation of each criterion with the oracle (the true change of the loss
 when one map alone is hidden, absolute as in the paper and signed), as the mean over layers, over all layers with scores
 as they are, and over all layers after dividing each layer's by their L2 norm. Writes both as JSON (--out).
@@ -40,15 +41,16 @@ def load_trace(net: str) -> Trace:
     return trace_channels(loaded.module, loaded.example)
 
 
-def timed(trace: Trace, data: ImageData, criteria: list[str]) -> tuple[dict[str, float], dict[str, Scores]]:
-    """(seconds, scores) of each criterion; the first images warm the machine up, uncounted."""
+def timed(trace: Trace, data: ImageData, criteria: list[str]) -> tuple[dict[str, dict[str, float]], dict[str, Scores]]:
+    """(wall and processor seconds, scores) of each criterion; the first images warm the machine up, uncounted."""
     score_channels(trace, data.take(torch.arange(8)), "taylor")
-    seconds, found = {}, {}
+    seconds: dict[str, dict[str, float]] = {}
+    found: dict[str, Scores] = {}
     for name in criteria:
-        start = time.perf_counter()
+        wall, processor = time.perf_counter(), time.process_time()
         found[name] = score_channels(trace, data, name)
-        seconds[name] = time.perf_counter() - start
-        print(f"  {name:<20} {seconds[name]:8.2f} s", flush=True)
+        seconds[name] = {"wall": time.perf_counter() - wall, "processor": time.process_time() - processor}
+        print(f"  {name:<20} {seconds[name]['wall']:8.2f} s {seconds[name]['processor']:8.2f} s CPU", flush=True)
     return seconds, found
 
 
