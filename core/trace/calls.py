@@ -6,6 +6,7 @@ those alone needs no trial.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from torch.overrides import TorchFunctionMode
@@ -56,6 +57,19 @@ class Calls(TorchFunctionMode):
         super().__init__()
         self.suspicious = False
         self.untouchable = untouchable
+        self.counted = False  # a layer of PyTorch's own is running: its number of groups follows its weight
+
+    def counting(self, forward: Callable[..., Any]) -> Callable[..., Any]:
+        """``forward`` of a layer of PyTorch's own, which is told its new number of groups."""
+
+        def run(*args: Any, **kwargs: Any) -> Any:
+            self.counted = True
+            try:
+                return forward(*args, **kwargs)
+            finally:
+                self.counted = False
+
+        return run
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func.__name__
@@ -63,5 +77,6 @@ class Calls(TorchFunctionMode):
             name = func.__self__.__name__
         elif name == "__set__" and self.untouchable:
             raise UntouchableError
-        self.suspicious = self.suspicious or name not in WIDTHLESS or _counts_groups(name, args, kwargs)
+        repeats = name not in WIDTHLESS or (not self.counted and _counts_groups(name, args, kwargs))
+        self.suspicious = self.suspicious or repeats
         return func(*args, **(kwargs or {}))

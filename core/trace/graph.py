@@ -27,6 +27,7 @@ from core.trace.leaves import UnusualError, leaf_forward
 from core.trace.memo import forget
 
 CALLED = (nn.modules.conv._ConvNd, nn.Linear)
+GROUPED = (nn.modules.conv._ConvNd, nn.GroupNorm)
 
 
 @dataclass(frozen=True)
@@ -252,17 +253,21 @@ def _record(module: nn.Module, example: Tensor) -> Tape:
     """Run ``module``, which is thrown away."""
     names = {id(tensor): name for name, tensor in reversed(list(named_state(module).items()))}
     recorder = _Recorder(names, shape_only=example.is_meta)
+    calls = Calls(untouchable=example.is_meta)
     spans: dict[str, list[tuple[int, int]]] = {}
     called = set()
     for path, layer in named_layers(module):
         leaf = leaf_forward(layer, recorder.note) if example.is_meta else None
-        forward = layer.forward if leaf is None else or_itself(leaf, layer.forward)
+        forward = layer.forward
+        if isinstance(layer, GROUPED) and not users_own(layer):
+            forward = calls.counting(forward)
+        if leaf is not None:
+            forward = or_itself(leaf, forward)
         if isinstance(layer, CALLED) or users_own(layer):
             forward = _noting(forward, spans.setdefault(path, []), recorder.steps)
             if isinstance(layer, CALLED):
                 called.add(path)
         layer.__dict__["forward"] = forward
-    calls = Calls(untouchable=example.is_meta)
     input_slot = recorder.slot(example)
     recorder.constants.pop(input_slot, None)
     with plain_attention(), torch.no_grad(), calls, recorder:

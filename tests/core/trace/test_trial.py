@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from core import mask_model, prune_model
 from core.trace import trace_channels
 from core.trace.copies import named_state
+from core.trace.graph import record_tape
 from core.trace.memo import forget, recalled
 from tests.zoo import outputs, random_plan, randomise
 
@@ -215,3 +216,10 @@ def test_errors_are_the_operators_own() -> None:
     for _ in range(2):
         with pytest.raises(RuntimeError, match="size"):
             recalled(aten.bmm.default, (meta(2, 3, 4), meta(2, 5, 6)), {})
+
+
+def test_a_layers_own_number_of_groups_needs_no_trial() -> None:
+    """Also where the layer runs itself, as on another memory format."""
+    module = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 3, groups=8), nn.GroupNorm(4, 8), nn.Conv2d(8, 2, 1))
+    tape = record_tape(module.eval().to(memory_format=torch.channels_last), torch.zeros(1, 3, 6, 6))
+    assert tape.shape_only and not tape.repeats_widths
