@@ -32,7 +32,7 @@ _HOME = {
     "core.measure.sensitivity": "Sensitivity scan_sensitivity",
     "core.picture": "GroupRow Picture PictureWidths draw_network group_rows picture_widths",
     "core.plan": "plan_budget plan_counts plan_fractions plan_uniform",
-    "core.portraits": "Mosaic Sight filter_mosaics sights",
+    "core.portraits": "Mosaic Sight UnitPlaces filter_mosaics sights unit_places",
     "core.recipes": "list_recipes run_recipe",
     "core.records": "Accuracy Cost CurvePoint Group ImageData Latency LoadedModel Plan Scores Trace",
     "core.shelf": "find_result is_shipped",

@@ -56,6 +56,39 @@ class Mosaic:
     left: int
 
 
+@dataclass(frozen=True)
+class UnitPlaces:
+    """Where one layer keeps the units of a group. makes: whether it makes them or reads them. at: for every unit its
+    positions in words ("12", "64-127"), None where position and unit are the same number."""
+
+    layer: str
+    makes: bool
+    at: tuple[str, ...] | None
+
+
+def unit_places(group: Group) -> list[UnitPlaces]:
+    """The layers that make the group's units, then those that read them, each once, in network order."""
+    found: dict[tuple[str, bool], UnitPlaces] = {}
+    for role in ("producer", "consumer"):
+        for member in group.by_role(role):
+            known = (member.layer, role == "producer")
+            if known not in found and bool((member.unit_of >= 0).any()):
+                same = torch.equal(member.unit_of, torch.arange(group.units))
+                found[known] = UnitPlaces(*known, None if same else _spans(member.unit_of, group.units))
+    return list(found.values())
+
+
+def _spans(unit_of: Tensor, units: int) -> tuple[str, ...]:
+    texts = []
+    for unit in range(units):
+        places = (unit_of == unit).nonzero().flatten().tolist()
+        whole = len(places) > 1 and places[-1] - places[0] == len(places) - 1
+        texts.append(f"{places[0]}-{places[-1]}" if whole else ", ".join(map(str, places[:4])))
+        if not whole and len(places) > 4:
+            texts[-1] += f" and {len(places) - 4} more"
+    return tuple(texts)
+
+
 def portrait(
     model: str,
     weights: str,

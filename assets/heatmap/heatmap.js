@@ -14,6 +14,7 @@ const TABLE = Array.from({ length: 256 }, (_, level) => {
 });
 const GAP = 3;
 const DIM = 0.62; // how far a pruned cell fades into the background
+const NAMED = 3; // layers told by name; of more, how many
 const HATCH = { least: 5, step: 6 };
 const maps = new WeakMap();
 
@@ -45,6 +46,7 @@ function createMap(root) {
   map.labels = make("div", "labels", body);
   map.frame = make("div", "frame", body);
   map.canvas = make("canvas", "", map.frame);
+  map.notes = make("div", "notes", body);
   map.canvas.tabIndex = 0;
   map.canvas.setAttribute("role", "application");
   const below = make("div", "below", root);
@@ -197,6 +199,39 @@ function drawLabels(map) {
   }
   const current = (map.cell || map.data.selected || {}).id;
   map.rows.forEach((row, index) => map.labels.children[index].classList.toggle("current", row.id === current));
+  drawNotes(map);
+}
+
+// A word beside each strip; the column's head says what it is.
+function drawNotes(map) {
+  const key = JSON.stringify([map.layout.pitch, map.rows.map((row) => row.note), map.data.notes]);
+  if (map.noteKey === key) return;
+  map.noteKey = key;
+  map.notes.replaceChildren();
+  map.notes.hidden = !map.data.notes;
+  if (!map.data.notes) return;
+  map.notes.title = map.data.notes;
+  for (const row of map.rows) {
+    const note = make("div", "", map.notes, row.note || "");
+    note.style.height = `${map.layout.pitch}px`;
+    note.style.paddingBottom = `${GAP}px`;
+  }
+}
+
+const listed = (names) => names.slice(0, NAMED).join(", ") + (names.length > NAMED ? ` and ${names.length - NAMED} more` : "");
+
+// The filters that make a unit, and the layers that read it, in words.
+function membersOf(row, unit) {
+  const members = row.members || [];
+  const filters = (at) => (at ? `${/[-, ]/.test(at[unit]) ? "filters" : "filter"} ${at[unit]}` : `filter ${unit}`);
+  const byFilters = new Map();
+  for (const one of members.filter((each) => each.makes)) {
+    const what = filters(one.at);
+    byFilters.set(what, [...(byFilters.get(what) || []), one.layer]);
+  }
+  const made = [...byFilters].map(([what, layers]) => `${what} of ${listed(layers)}`).join("; ");
+  const read = members.filter((each) => !each.makes).map((each) => each.layer);
+  return [made && `Made by ${made}`, read.length && `read by ${listed(read)}`].filter(Boolean).join(", ");
 }
 
 function formatScore(value) {
@@ -215,6 +250,7 @@ function drawLegend(map) {
   make("span", "ramp", scale).style.background = `linear-gradient(to right, ${CIVIDIS.join(",")})`;
   make("span", "", scale, map.shared ? ends[1] + unit : ends[1]);
   if (map.rows.some((row) => row.gone.size)) make("span", "swatch", map.legend, "pruned in this plan");
+  if (map.data.notes) make("span", "", map.legend, map.data.notes);
 }
 
 function showCell(map, cell) {
@@ -226,6 +262,7 @@ function showCell(map, cell) {
     const unit = map.data.unit ? ` ${map.data.unit}` : "";
     const rank = `rank ${row.rank[cell.channel]} of ${row.scores.length}`;
     map.readout.append(`: ${formatScore(row.scores[cell.channel])}${unit}, ${rank}${row.gone.has(cell.channel) ? ", pruned" : ""}`);
+    if (row.members) make("div", "members", map.readout, membersOf(row, cell.channel));
   } else map.readout.textContent = "Point at a cell for its score; click to select it. Arrow keys move, Enter selects.";
   cancelAnimationFrame(map.frameRequest);
   map.frameRequest = requestAnimationFrame(() => draw(map));

@@ -104,6 +104,9 @@ def portray(
     Cancelled.
     """
     group, chosen = trace.group(group_id), require_images(data, TITLE)
+    if chosen.images.dim() != 4:
+        found = " x ".join(map(str, chosen.images.shape[1:]))
+        raise MeasureError(f"{TITLE} is drawn on images of channels x height x width; {data.name} has {found}.")
     if not 0 <= unit < group.units:
         raise MeasureError(f"{group.name} has channels 0 to {group.units - 1}; found {unit}. Choose one of these.")
     known = places(trace, group)

@@ -13,6 +13,7 @@ from pages.components import session, work
 
 CRITERIA = {row.name: row for row in list_criteria()}
 SEEN, MENU = "channels_criterion", "channels_menu"
+BESIDE, BESIDE_MENU, NONE = "channels_beside", "channels_beside_menu", ""
 POLLING = "channels_polling"
 SOON_S = 0.4  # weight criteria are ready by then, so no progress bar flashes up
 
@@ -51,28 +52,60 @@ def choose_criterion(record: Workspace) -> str:
     return name
 
 
-def ensure_scores(subject: Subject, criterion: str) -> work.Work:
+def choose_beside(criterion: str) -> str:
+    """The menu of a second criterion to set beside the first; "" for none."""
+    others = [NONE, *(name for name in CRITERIA if name != criterion)]
+    seen = session.choice(BESIDE, NONE)
+    session.set_widget_value(BESIDE_MENU, seen if seen in others else NONE)
+    left, _ = st.columns([5, 6], gap="large")
+    name: str = left.selectbox(
+        "Compare with",
+        others,
+        format_func=lambda name: CRITERIA[name].title if name else "no other criterion",
+        key=BESIDE_MENU,
+        help="Puts the map of a second criterion beside this one, with how alike both rank each group's channels.",
+        on_change=lambda: session.choose(**{BESIDE: session.widget_value(BESIDE_MENU)}),
+    )
+    return name
+
+
+def ensure_scores(subject: Subject, criterion: str, slot: str = "channels") -> work.Work:
     """Scores of ``criterion``, or the job that makes them."""
-    found = work.ensure("score", subject, slot="channels", criterion=criterion)
+    found = work.ensure("score", subject, slot=slot, criterion=criterion)
     if found.active and found.job is not None:
         open_jobs().wait(found.job.id, SOON_S)
-        found = work.ensure("score", subject, slot="channels", criterion=criterion)
+        found = work.ensure("score", subject, slot=slot, criterion=criterion)
     return found
 
 
-def wait_for_scores(subject: Subject, criterion: str) -> None:
+def wait_for_scores(subject: Subject, criterion: str, slot: str = "channels") -> None:
     """Progress until the scores are there; then the page is drawn again."""
     title = CRITERIA[criterion].title
-    found = work.ensure("score", subject, slot="channels", criterion=criterion)
+    found = work.ensure("score", subject, slot=slot, criterion=criterion)
     if found.done:
         st.rerun()
     work.progress(
-        found, f"Scoring by {title}", retry=lambda: work.again("score", subject, criterion=criterion), key="score"
+        found,
+        f"Scoring by {title}",
+        retry=lambda: work.again("score", subject, criterion=criterion),
+        key=f"score{slot}",
     )
     if found.active:
         st.caption("The map appears here as soon as the scores are known.")
-    if found.active != session.temporary(POLLING):
+    if found.active != session.temporary(POLLING + slot):
         st.rerun()  # begins or ends the polling
+
+
+def follow_scores(subject: Subject, criterion: str, active: bool, slot: str = "channels") -> None:
+    """``wait_for_scores`` in a part of the page of its own, drawn again while the job is under way."""
+    session.set_temporary(POLLING + slot, active)
+    st.fragment(run_every=work.poll(active))(wait_for_scores)(subject, criterion, slot)
+
+
+def known_scores(subject: Subject, criterion: str, found: work.Work) -> Scores:
+    """The scores that ``ensure_scores`` found."""
+    kept: Scores | None = work.known("score", subject, Scores.from_dict, criterion=criterion)
+    return kept if kept is not None else Scores.from_dict(found.result)
 
 
 def scope_text(scores: Scores, subject: Subject) -> str:

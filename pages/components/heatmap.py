@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 import streamlit as st
 
+from core import UnitPlaces
 from pages.components import session
 
 ASSETS = Path(__file__).parents[2] / "assets" / "heatmap"
 
 
 class HeatmapRow(TypedDict):
-    """One group: a score per unit (NaN = none), and the indices of units that the plan prunes."""
+    """One group: a score per unit (NaN = none), and the indices of units that the plan prunes. note: a word shown
+    beside it. members: where its layers keep the units, for the read-out."""
 
     id: str
     name: str
     scores: Sequence[float]
     pruned: Sequence[int]
+    note: NotRequired[str]
+    members: NotRequired[Sequence[UnitPlaces]]
 
 
 class Pick(TypedDict):
@@ -49,6 +54,7 @@ def heatmap(
     key: str,
     title: str,
     unit: str = "",
+    notes: str = "",
     selected: Pick | None = None,
     on_pick: Callable[[Pick], None] | None = None,
 ) -> Pick | None:
@@ -56,6 +62,7 @@ def heatmap(
 
     Rows may differ in length. Colours run from the lowest to the highest score of each group, or of all groups when
     the reader says so; sorting within rows is the reader's choice too. ``unit`` stands behind every score.
+    ``notes`` says what the rows' notes are.
     ``on_pick(pick)`` runs before the script's body. ``selected`` gets a frame.
     """
 
@@ -71,11 +78,14 @@ def heatmap(
                 "name": row["name"],
                 "scores": _rounded(row["scores"]),
                 "pruned": [int(unit_index) for unit_index in row.get("pruned") or ()],
+                "note": row.get("note", ""),
+                "members": [asdict(one) for one in row.get("members") or ()],
             }
             for row in rows
         ],
         "title": title,
         "unit": unit,
+        "notes": notes,
         "selected": selected,
     }
     return _mount(key=key, data=data, on_pick_change=picked).get("pick")

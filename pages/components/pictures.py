@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Sequence
+from html import escape
+from typing import Any
 
 import streamlit as st
 from PIL import Image
@@ -22,6 +25,25 @@ def _encoded(key: str, count: int, _subject: Subject) -> list[tuple[str, str]]:
 def samples(subject: Subject, count: int) -> None:
     """``count`` images of what is open, classes in turn, each with its label."""
     st.html(tables.pictures_html(_encoded(subject.data.fingerprint, count, subject)))
+
+
+def show(pixels: Sequence[Any], captions: Sequence[str]) -> None:
+    """Pictures (uint8, H x W x 3) in one row, each with its caption; ``captions`` may be empty."""
+    said = captions or [""] * len(pixels)
+    cells = "".join(
+        f'<figure><img src="{_photo_url(Image.fromarray(one))}" alt="{escape(text)}">'
+        f'<figcaption style="white-space: normal">{escape(text)}</figcaption></figure>'
+        for one, text in zip(pixels, said, strict=True)
+    )
+    across = f"grid-template-columns: repeat({max(1, len(pixels))}, minmax(0, 1fr))"
+    st.html(f'<div class="ps-pictures" style="{across}">{cells}</div>')
+
+
+def _photo_url(image: Image.Image) -> str:
+    """Smooth pictures are ten times smaller as JPEG."""
+    file = io.BytesIO()
+    image.save(file, format="JPEG", quality=88, subsampling=0)
+    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 def _data_url(image: Image.Image) -> str:

@@ -9,12 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from scipy.stats import spearmanr
 from streamlit.testing.v1 import AppTest
 
 import core.jobs
 from core import (
+    AS_CUT,
+    Plan,
     Scores,
     Subject,
+    desk_plan,
     draw_network,
     find_result,
     group_rows,
@@ -25,6 +30,7 @@ from core import (
     score_channels,
     widths_plan,
 )
+from core.portraits import portrait_images, portray_plan
 from core.store import open_store
 from core.workspace import Workspace, new_token
 
@@ -219,3 +225,100 @@ def test_a_selection_that_another_network_left_behind_does_no_harm(subject: Subj
     assert app.selectbox(key="channels_group").value == subject.trace.prunable[0].id
     assert not any(part["name"].startswith("removed") for part in bars(app))
     assert saved(app).removed == {"features.99": 3}
+
+
+def portrayed(app: AppTest) -> AppTest:
+    """The same page when its jobs have ended."""
+    until = time.monotonic() + 120
+    while "Images that excite it most" not in text(app):
+        assert time.monotonic() < until, text(app)
+        time.sleep(0.5)
+        app.run()
+        assert not app.exception and not app.error, [error.value for error in app.error]
+    return app
+
+
+def keep_portrait(subject: Subject, unit: int, plan: Plan) -> dict[str, Any]:
+    """A channel of the second group's portrait, as if it had been asked for before."""
+    group = subject.trace.prunable[1].id
+    told = {"group": group, "unit": unit, "place": "", "plan": plan.to_json(), "repair": AS_CUT}
+    few = portrait_images(subject.data).take(torch.arange(20))
+    found = portray_plan(subject, few, group, unit, "", plan, AS_CUT, steps=2)
+    open_store().put_result("portrait", job_key("portrait", subject, **told), found)
+    return found
+
+
+def figures(app: AppTest) -> dict[str, dict[str, Any]]:
+    drawn = [json.loads(chart.proto.spec) for chart in app.get("plotly_chart")]
+    return {f"{place} {one['layout']['title']['text']}": one for place, one in enumerate(drawn)}
+
+
+def test_a_channel_is_looked_at_only_when_it_was_picked(subject: Subject) -> None:
+    keep(subject, "weight-l2")
+    app = visit()
+    assert not open_store().result("portrait", "any") and core.jobs.open_jobs().statuses(saved(app).token) == []
+    app.button(key="portrait_ask").click().run()
+    picked = saved(app).choices["channel"]
+    assert picked["id"] == subject.trace.prunable[0].id
+    assert [job.verb for job in core.jobs.open_jobs().statuses(saved(app).token)] == ["portrait"]
+    portrayed(app)
+    assert f"Channel {picked['channel']}" in " ".join(one.value for one in app.subheader)
+    assert "No plan removes anything yet" in text(app)
+
+
+def test_a_portrait_before_and_after_the_plan_is_cores(subject: Subject) -> None:
+    scores = keep(subject, "weight-l2")
+    first, group = subject.trace.prunable[:2]
+    removed = {first.id: 10, group.id: 20}
+    plan = desk_plan(subject.trace, scores, removed)
+    unit = plan.kept[group.id][3]
+    before, after = keep_portrait(subject, unit, Plan({})), keep_portrait(subject, unit, plan)
+    app = visit(removed=removed, selected_group=group.id, choices={"channel": {"id": group.id, "channel": unit}})
+    drawn = list(figures(app).values())[1:]
+    assert [one["layout"]["title"]["text"].split(",")[0] for one in drawn] == [
+        f"Filter weights in {group.id}", f"Filter weights in {group.id}", "Mean activation map", "Mean activation map",
+    ]  # fmt: skip
+    assert drawn[2]["data"][0]["z"] == before["mean_map"] and drawn[3]["data"][0]["z"] == after["mean_map"]
+    assert drawn[2]["data"][0]["zmax"] == drawn[3]["data"][0]["zmax"], "one scale, so that both can be compared"
+    kept = sum(value is not None for row in drawn[1]["data"][0]["z"] for value in row)
+    assert kept == 9 * (32 - 10) and "10 inputs left with the plan" in text(app)
+    assert "Mean excitement, before" in strips(app) and "Mean excitement, after" in strips(app)
+    assert strips(app).count("<img") == 20 and "was " in strips(app)
+    app.get("button_group")[0].set_value("peak").run()
+    assert saved(app).choices["portrait_by"] == "peak" and "Peak excitement, before" in strips(app)
+
+
+def test_a_channel_that_the_plan_removes_is_said_to_leave(subject: Subject) -> None:
+    scores = keep(subject, "weight-l2")
+    group = subject.trace.prunable[1]
+    unit = scores.ranking(group.id)[-1]
+    keep_portrait(subject, unit, Plan({}))
+    app = visit(removed={group.id: 1}, selected_group=group.id, choices={"channel": {"id": group.id, "channel": unit}})
+    assert "The plan removes this channel" in text(app) and "left" in strips(app)
+    assert strips(app).count("<img") == 10 and len(figures(app)) == 3
+
+
+def test_two_criteria_stand_side_by_side_with_their_correlation(subject: Subject) -> None:
+    first, second = keep(subject, "weight-l2"), keep(subject, "fpgm")
+    app = visit()
+    app.selectbox(key="channels_beside_menu").set_value("fpgm").run()
+    assert not app.exception and not app.error
+    left, right = (data for data in components(app) if "rows" in data)
+    assert not any(row["note"] for row in left["rows"])
+    for row in right["rows"]:
+        assert row["scores"] == pytest.approx(second.scores[row["id"]].tolist(), rel=1e-3)
+        truth = spearmanr(first.scores[row["id"]], second.scores[row["id"]]).statistic
+        assert float(row["note"].replace("−", "-")) == pytest.approx(truth, abs=0.0051)
+    assert "Spearman's rank correlation" in text(app)
+    assert "weight-l2" not in app.selectbox(key="channels_beside_menu").options
+    app.selectbox(key="channels_menu").set_value("fpgm").run()
+    assert app.selectbox(key="channels_beside_menu").value == "", "a criterion is not compared with itself"
+
+
+def test_the_map_knows_the_filters_of_every_channel(subject: Subject) -> None:
+    keep(subject, "weight-l2")
+    (rows,) = (data["rows"] for data in components(visit()) if "rows" in data)
+    group = next(one for one in subject.trace.prunable if len(one.layers) > 1)
+    (sent,) = (row["members"] for row in rows if row["id"] == group.id)
+    assert [one["layer"] for one in sent if one["makes"]] == list(group.layers)
+    assert [one["layer"] for one in sent if not one["makes"]] == list(group.consumers)
