@@ -367,3 +367,19 @@ def test_heatmap_reads_out_sorts_and_picks(open_desk):
     assert readout.inner_text().startswith("features.3")
     desk.page.keyboard.press("Enter")
     desk.wait(lambda echo: echo["picked"]["id"] == "g1")
+
+
+def test_the_heatmap_names_the_filters_and_shows_notes(open_desk):
+    desk = open_desk("part=heatmap&notes=1")
+    box = desk.page.locator(".heatmap canvas").bounding_box()
+    desk.page.mouse.move(box["x"] + 3, box["y"] + 5)
+    members = desk.page.locator(".readout .members")
+    members.wait_for()
+    assert members.inner_text() == "Made by filter 0 of a, b, c and 1 more; filters 0-3 of packed, read by next, last"
+    notes = desk.page.locator(".heatmap .notes div")
+    assert notes.count() == 12 and notes.first.inner_text() == "0.50"
+    assert desk.page.locator(".legend").inner_text().endswith("how alike")
+    frame = desk.page.locator(".heatmap").bounding_box()
+    last = notes.last.bounding_box()
+    assert last["x"] + last["width"] <= frame["x"] + frame["width"] + 1
+    assert abs(last["y"] - desk.page.locator(".heatmap .labels div").last.bounding_box()["y"]) < 1

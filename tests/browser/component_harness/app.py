@@ -1,6 +1,7 @@
 """A page with made-up rows, to drive the components by hand and by Playwright. Not part of the product.
 
-``?n=60`` sets the number of groups, ``?part=heatmap`` shows the other component, ``?scanned=0`` leaves curves out,
+``?n=60`` sets the number of groups, ``?part=heatmap`` shows the other component (``&notes=1``: with notes and
+members), ``?scanned=0`` leaves curves out,
 ``?live=1`` sends previews while dragging, ``?snap=8`` snaps, ``?slow=0.4`` makes every run take that many seconds.
 """
 
@@ -17,6 +18,7 @@ import streamlit as st
 sys.path[:0] = [str(Path(__file__).parents[3]), str(Path(__file__).parent)]
 from made_up import DENSE, cost_terms, make_rows  # noqa: E402
 
+from core import UnitPlaces  # noqa: E402
 from pages.components.equaliser import equaliser, merge_edit  # noqa: E402
 from pages.components.heatmap import heatmap  # noqa: E402
 
@@ -103,9 +105,15 @@ def map_part() -> None:
         cells.append(
             {"id": row["id"], "name": row["name"], "scores": scores, "pruned": order[: int(row["units"] * 0.3)]}
         )
+    notes = "how alike" if query.get("notes") else ""
+    for cell in cells if notes else ():
+        units = len(cell["scores"])
+        packed = UnitPlaces("packed", True, tuple(f"{4 * unit}-{4 * unit + 3}" for unit in range(units)))
+        made = [UnitPlaces(name, True, None) for name in ("a", "b", "c", "d")]
+        cell.update(note="0.50", members=[*made, packed, *(UnitPlaces(name, False, None) for name in ("next", "last"))])
     picked = heatmap(
-        cells, key="map", title="Taylor importance", unit="loss change, squared", selected=state.get("cell"),
-        on_pick=lambda pick: state.update(cell=pick),
+        cells, key="map", notes=notes, title="Taylor importance", unit="loss change, squared",
+        selected=state.get("cell"), on_pick=lambda pick: state.update(cell=pick),
     )  # fmt: skip
     st.code(json.dumps({"picked": state.get("cell"), "returned": picked}), language=None)
 
