@@ -7,9 +7,9 @@ gathers as well.
 
 The machine may be shared. A network's time is taken as the table takes its times: with one thread the thread's own
 processor time, which stands still while other programs have their turn, relative to a reference kernel timed before and
-after it, median over runs, at the speed the machine has when hardly disturbed. The same comparison is printed with the
-plain wall clock (lower quartile over runs), and with ``drift`` (the dense network's time now over its time in the table)
-divided out. Bar, on the first: median absolute error under 8 %, rank correlation over 0.95; and a prediction for
+after it, lower quartile over runs, at the speed the machine has when hardly disturbed. The same comparison is printed
+with the plain wall clock (lower quartile over runs), and with ``drift`` (the dense network now over the dense one in
+the table) divided out. Bar, on the first: median absolute error under 8 %, rank correlation over 0.95; and a prediction for
 ResNet-152 in under 5 ms.
 """
 
@@ -35,7 +35,7 @@ from core.load import load_model
 from core.load.cifar_resnet import CifarResNet
 from core.load.torchvision_guard import import_torchvision
 from core.measure.cost import build_latency_table, predict_latency
-from core.measure.cost.timing import Clock
+from core.measure.cost.timing import Clock, low
 from core.records import Plan, Trace
 from core.trace import trace_channels
 from core.trace.modes import evaluating, thread_count
@@ -131,7 +131,7 @@ def judge(name: str, threads: int, seed: int, seconds: float) -> bool:
         clock = Both(torch.device("cpu"))
         calls = [lambda network=network: network(image) for network in networks]
         rows = clock.blocks(calls, 60, seconds)
-    quiet = np.array([np.median(row) for row in rows]) * clock.quiet_ms()
+    quiet = np.array([low(row) for row in rows]) * clock.quiet_ms()
     wall = [np.array(clock.wall[call]) for call in calls]
     spread, wide = (np.median([np.divide(*np.percentile(row, (75, 25))) for row in found]) for found in (rows, wall))
     print(

@@ -178,13 +178,13 @@ def _summary(samples: list[float], batch: int, threads: int, device: str, way: s
 
 
 def machine_identity() -> str:
-    """What times belong to, beside network and batch: host, processor, its cores, threads in use, and PyTorch.
+    """What times belong to, beside network, batch and threads: host, processor or accelerator, cores, and PyTorch.
 
     Tables are stored under it, so another machine, or this one with another PyTorch, measures its own.
     """
     device = torch.device("cuda") if torch.cuda.is_available() else torch.device("cpu")
     names = dict.fromkeys((device_name(torch.device("cpu")), device_name(device)))
-    facts = [platform.node(), platform.machine(), *names, os.cpu_count(), torch.get_num_threads(), torch.__version__]
+    facts = [platform.node(), platform.machine(), *names, os.cpu_count(), torch.__version__]
     return " | ".join(map(str, facts))
 
 

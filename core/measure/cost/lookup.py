@@ -60,6 +60,15 @@ class LiveWidths:
                 widths[at] = self.places[at].live(masks)
         return widths
 
+    def over(self, plan: Plan | None, group_id: str, counts: Sequence[int]) -> np.ndarray:
+        """int64 (counts, places + 1): ``under`` a plan in which one group keeps its first 1, 2, .. units instead."""
+        rest = {name: kept for name, kept in (plan.kept if plan else {}).items() if name != group_id}
+        chosen = any(name in self._choosing for name in (*rest, group_id))
+        if self._odd or chosen:
+            return np.stack([self.under(Plan({**rest, group_id: tuple(range(count))})) for count in counts])
+        lost = self.trace.group(group_id).units - np.asarray(counts)
+        return self.under(Plan(rest)) - np.outer(lost, self._each[:, self._number[group_id]])
+
 
 @dataclass(frozen=True)
 class Prices:
@@ -116,14 +125,19 @@ class Prices:
             starts[:, 0], starts[:, 1], starts[:, 2], starts[:, 3], low, high, share, ms,
         )  # fmt: skip
 
-    def operators(self, widths: np.ndarray) -> np.ndarray:
-        """Milliseconds of every operator inside the network. widths: (places + 1,)."""
-        x, y = self.start_in + widths[self.at_in], self.start_out + widths[self.at_out]
-        rows = [self.first + self.stride * end[x] for end in (self.low, self.high)]
+    def operators(self, widths: np.ndarray, only: np.ndarray | None = None) -> np.ndarray:
+        """(..., operators): milliseconds of every operator inside the network. widths: (..., places + 1).
+
+        only: the numbers of the operators that are asked for, None = all.
+        """
+        asked = np.arange(len(self.calls)) if only is None else only
+        made, given = widths[..., self.at_out[asked]], self.given[asked]
+        x, y = self.start_in[asked] + widths[..., self.at_in[asked]], self.start_out[asked] + made
+        rows = [self.first[asked] + self.stride[asked] * end[x] for end in (self.low, self.high)]
         s, t = self.share[x], self.share[y]
         a, b = (self.ms[row + self.low[y]] * (1 - t) + self.ms[row + self.high[y]] * t for row in rows)
         times: np.ndarray = a * (1 - s) + b * s
-        times[(self.given >= 0) & (widths[self.at_out] >= widths[self.given])] = 0.0
+        times[(given >= 0) & (made >= widths[..., given])] = 0.0
         return times
 
 
@@ -196,6 +210,19 @@ def operators_ms(trace: Trace, plan: Plan | None, table: LatencyTable) -> float:
     """Sum of the table's operator times inside the network, at the widths of ``plan``."""
     found = prices(trace, table)
     return float(found.operators(found.live.under(plan)).sum())
+
+
+def latency_over(
+    trace: Trace, plan: Plan | None, table: LatencyTable, group_id: str, counts: Sequence[int]
+) -> list[float]:
+    """Predicted milliseconds when ``group_id`` keeps each of ``counts`` units, all else as in ``plan``."""
+    found = prices(trace, table)
+    widths = found.live.over(plan, group_id, counts)
+    moves = (widths != widths[0]).any(axis=0)
+    moved = moves[found.at_in] | moves[found.at_out] | moves[found.given]
+    still = found.operators(widths[0], np.flatnonzero(~moved)).sum()
+    sums = still + found.operators(widths, np.flatnonzero(moved)).sum(axis=1)
+    return [table.whole(float(ms)) for ms in sums]
 
 
 def family_sums(trace: Trace, plan: Plan | None, table: LatencyTable, families: Sequence[str]) -> list[float]:

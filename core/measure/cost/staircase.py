@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from core.measure.cost.lookup import predict_latency
+from core.measure.cost.lookup import latency_over
 from core.measure.cost.tables import LatencyTable
 from core.records import Plan, Scores, Trace
 
@@ -43,10 +43,9 @@ def latency_staircase(trace: Trace, group_id: str, table: LatencyTable, plan: Pl
     Raises PlanError for an unknown group, MeasureError when the table belongs to another network.
     """
     units = trace.group(group_id).units
-    rest = {name: kept for name, kept in (plan.kept if plan else {}).items() if name != group_id}
     stride = -(-units // MOST)
     widths = sorted({*range(stride, units, stride), 1, units})
-    ms = [predict_latency(trace, Plan({**rest, group_id: tuple(range(k))}), table).median_ms for k in widths]
+    ms = latency_over(trace, plan, table, group_id, widths)
     little, gains, best = LITTLE * ms[-1], [], float("inf")
     for time in reversed(ms):
         gains.append(time < best - little)

@@ -6,9 +6,10 @@ ones and some of random widths, drawn here with a seed of their own. From them c
 operators and a constant, by non-negative least squares that holds the factors together where networks do not tell.
 
 A shared machine changes its speed from second to second. So a fixed piece of arithmetic is timed between the calls
-throughout, every call is taken relative to it, and the median over rounds is scaled to the speed the machine has when
-it is hardly disturbed. With one thread on a processor, time is the thread's own: while other programs have their turn
-it stands still. (A long call meets more of their turns than the short ones it is made of; it would look like overhead.)
+throughout, every call is taken relative to it, and the lower quartile over rounds is scaled to the speed the machine
+has when it is hardly disturbed. With one thread on a processor, time is the thread's own: while other programs have
+their turn it stands still. (A long call meets more of their turns than the short ones it is made of; that would look
+like overhead.)
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ NARROW = (0.5, 0.25)  # kept shares of the uniformly narrow networks that are ti
 RANDOM = 8  # networks of random widths that are timed whole
 WHOLE = 0.35  # share of the time for whole networks
 # Other programs only ever add time: the table keeps what the machine does when it is hardly disturbed.
-QUIET = 25  # percentile
+QUIET = 25  # percentile of a call's times relative to the reference
+BEST = 10  # percentile of the reference's times
 LEAST = 3  # rounds, however long they take
 PREPARING = 2  # rounds that it takes to make the tensors and warm up
 MEMORY_BYTES = 128 << 20  # tensors that may be alive at once while operators are timed
@@ -99,7 +101,7 @@ class Clock:
 
     def quiet_ms(self) -> float:
         """The reference's time when the machine is hardly disturbed."""
-        return float(np.percentile(self.reference, QUIET))
+        return float(np.percentile(self.reference, BEST))
 
     def _round(self, calls: Sequence[Callable[[], object]]) -> np.ndarray:
         row = np.zeros(len(calls))
@@ -127,6 +129,12 @@ class Clock:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return 1e3 * (self._now() - start)
+
+
+def low(times: np.ndarray) -> np.ndarray:
+    """The lower quartile along the first axis."""
+    found: np.ndarray = np.percentile(times, QUIET, axis=0)
+    return found
 
 
 def build_latency_table(
@@ -239,8 +247,8 @@ def _whole_networks(
                 networks.append(network)
         calls = [lambda network=network: network(image) for network in networks]
         rows = clock.blocks(calls, 3 * repeats, seconds)
-    low, middle, high = np.percentile(rows[0], [25, 50, 75])
-    return plans, np.array([np.median(row) for row in rows]), (float(low / middle), float(high / middle))
+    first, third = np.percentile(rows[0], [25, 75])
+    return plans, np.array([low(row) for row in rows]), (1.0, float(third / first))
 
 
 @dataclass
@@ -270,7 +278,7 @@ def _time_steps(
 
     def measure() -> None:
         jobs = [(key, pair, run) for key, kind in waiting for pair, run in kind.runs.items()]
-        times = np.median(clock.rounds([run.function for _, _, run in jobs], rounds, float("inf")), axis=0)
+        times = low(clock.rounds([run.function for _, _, run in jobs], rounds, float("inf")))
         found = {(key, pair): float(ms) for (key, pair, _), ms in zip(jobs, times, strict=True)}
         for key, kind in waiting:
             widths_in, widths_out = (tuple(sorted({pair[side] for pair in kind.runs})) for side in (0, 1))

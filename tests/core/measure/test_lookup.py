@@ -169,6 +169,10 @@ def test_live_widths_in_one_product(net: ZooNet) -> None:
         plan = Plan({g.id: tuple(rng.sample(range(g.units), rng.randint(1, g.units))) for g in some})
         masks = kept_masks(trace, plan)
         assert live.under(plan).tolist() == [*(place.live(masks) for place in places), 0]
+        for group in some[:2]:
+            one = [Plan({**plan.kept, group.id: tuple(range(count))}) for count in range(1, group.units + 1)]
+            over = live.over(plan, group.id, range(1, group.units + 1))
+            assert over.tolist() == [live.under(each).tolist() for each in one]
     with pytest.raises(PlanError, match="no group called"):
         live.under(Plan({"nowhere": (0,)}))
     for group in trace.prunable[:1]:
