@@ -7,8 +7,6 @@ once for everybody.
 
 from __future__ import annotations
 
-import os
-import platform
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
@@ -21,7 +19,7 @@ from core.curves import estimate_losses
 from core.errors import CoreError
 from core.evaluate import Comparison, compare_models, evaluate_model
 from core.export import export_model, verify_export
-from core.measure.cost import build_latency_table, count_cost, measure_together
+from core.measure.cost import build_latency_table, count_cost, machine_identity, measure_together
 from core.measure.importance import score_channels
 from core.measure.importance.first_order import first_order_changes
 from core.measure.sensitivity import Sensitivity, scan_sensitivity
@@ -42,7 +40,7 @@ def job_key(verb: str, subject: Subject, **arguments: Any) -> str:
     """Names the result of ``verb``: same weights, same images, same arguments, and for times the same machine."""
     if "plan" in arguments:  # what a plan keeps names it, not the words on how it was made
         arguments = {**arguments, "plan": Plan.from_json(arguments["plan"]).key}
-    machine = [platform.node(), os.cpu_count()] if verb in {"latency_table", "evaluate_plan"} else []
+    machine = [machine_identity()] if verb in {"latency_table", "evaluate_plan"} else []
     return f"{verb}-{digest(subject.key, arguments, machine)}"
 
 

@@ -9,8 +9,8 @@ The machine may be shared. A network's time is taken as the table takes its time
 processor time, which stands still while other programs have their turn, relative to a reference kernel timed before and
 after it, lower quartile over runs, at the speed the machine has when hardly disturbed. The same comparison is printed
 with the plain wall clock (lower quartile over runs), and with ``drift`` (the dense network now over the dense one in
-the table) divided out. Bar, on the first: median absolute error under 8 %, rank correlation over 0.95; and a prediction for
-ResNet-152 in under 5 ms.
+the table) divided out. Bar, on the first: median absolute error under 8 %, rank correlation over 0.95; and a prediction
+for ResNet-152 in under 5 ms.
 """
 
 from __future__ import annotations
