@@ -15,7 +15,7 @@ from pages.components.charts import config, score_text
 
 __all__ = ["config", "ends", "filter_grid", "largest", "map_grid", "number", "ordinal"]
 DIVERGING = [(0.0, "#0072B2"), (0.25, "#6FB1DA"), (0.5, "#E9E9E6"), (0.75, "#E8935A"), (1.0, "#C04F00")]
-CELL, MOST = 44, 320  # pixels: of a cell and of a grid, at most
+CELL, MOST = 30, 320  # pixels: of a cell and of a grid, at most
 BAR, LEAST = 84, 300  # pixels: beside it for its scale, and a figure's width at least
 Grid = Sequence[Sequence[float | None]]
 

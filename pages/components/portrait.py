@@ -35,6 +35,9 @@ def show_portrait(record: Workspace, subject: Subject, group_id: str, unit: int)
             on_click=lambda: session.choose(**{ASKED: {"id": group_id, "channel": unit}}),
         )
         return
+    if session.temporary("portrait_shown") != (group_id, unit):  # a job that the last pick dropped may begin anew
+        session.set_temporary("portrait_shown", (group_id, unit))
+        _again(record, subject, group_id, unit)
     before, after = _ask(record, subject, group_id, unit, wait=True)
     active = before.active or (after is not None and after.active)
     session.set_temporary("portrait_polling", active)
@@ -71,9 +74,11 @@ def _narrows(plan: Plan, subject: Subject) -> bool:
 
 def _portrait(record: Workspace, subject: Subject, group: Group, unit: int) -> None:
     before, after = _ask(record, subject, group.id, unit)
-    for one, what in ((before, f"Looking at channel {unit}"), (after, f"Looking at channel {unit} after the plan")):
-        if one is not None:
-            work.progress(one, what, key=f"portrait-{what[-5:]}", retry=lambda: _again(record, subject, group.id, unit))
+    with st.container():  # always there, so that nothing below it changes its place when a job ends
+        for one, what in ((before, "Looking at it"), (after, "Looking at it after the plan")):
+            if one is not None:
+                again = lambda: _again(record, subject, group.id, unit)  # noqa: E731
+                work.progress(one, what, key=f"portrait-{one is after}", retry=again)
     if before.done:
         done = after is not None and after.done
         _show(record, subject, group, unit, before.result, after.result if after is not None and done else None)

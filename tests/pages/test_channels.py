@@ -322,3 +322,18 @@ def test_the_map_knows_the_filters_of_every_channel(subject: Subject) -> None:
     (sent,) = (row["members"] for row in rows if row["id"] == group.id)
     assert [one["layer"] for one in sent if one["makes"]] == list(group.layers)
     assert [one["layer"] for one in sent if not one["makes"]] == list(group.consumers)
+
+
+def test_a_portrait_that_another_pick_dropped_begins_anew(subject: Subject) -> None:
+    keep(subject, "weight-l2")
+    group = subject.trace.prunable[0]
+    cells = [{"id": group.id, "channel": channel} for channel in (1, 2)]
+    app = visit(selected_group=group.id, choices={"channel": cells[0]})
+    for cell in (cells[1], cells[0]):
+        record = saved(app)
+        changed = Workspace.from_json({**record.to_json(), "choices": {"channel": cell}}, record.revision)
+        open_store().save_workspace(record.token, changed.to_json(), record.revision)
+        app.run()
+    portrayed(app)
+    assert "Channel 1" in strips(app) and "cancelled" not in " ".join(one.value for one in app.info)
+    assert core.jobs.open_jobs().statuses(record.token)[-1].state == "done"
