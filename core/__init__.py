@@ -14,8 +14,7 @@ from typing import Any
 _HOME = {
     "core.apply": "AS_CUT list_repairs mask_model prune_model reconstruct_model",
     "core.curves": (
-        "BEYOND Limit LossEstimate Lost PERHAPS RankRow Room SURELY Stair WITHIN latency_stairs lost_points rank_csv "
-        "rank_groups room"
+        "BEYOND Limit LossEstimate Lost PERHAPS RankRow Room SURELY WITHIN lost_points rank_csv rank_groups room"
     ),
     "core.desk": (
         "DeskRow Figure Headline PROPOSED START_PLANS StartPlan desk_plan desk_rows drag_terms even_counts every_count "
@@ -27,6 +26,7 @@ _HOME = {
     "core.inventory": "LayerRow class_counts layer_rows part_sizes sample_pictures summarise_trace",
     "core.load": "list_data list_families list_models load_data load_model sanitise_weights",
     "core.measure.cost": "LatencyTable build_latency_table count_cost measure_latency predict_latency",
+    "core.measure.cost.staircase": "Staircase latency_staircase",
     "core.measure.importance": "list_criteria score_channels",
     "core.measure.importance.agreement": "Agreement compare_criteria",
     "core.measure.sensitivity": "Sensitivity scan_sensitivity",

@@ -20,8 +20,6 @@ from core.records import CurvePoint, Plan, Scores, Trace
 from core.solvers.intervals import newcombe
 
 SURELY, PERHAPS, WITHIN, BEYOND = "surely", "perhaps", "within", "beyond"
-STAIR_WIDTHS = 256  # read per group: a wider one at every second width, or every third, and so on
-LITTLE = 0.002  # of the network's time: less is no gain
 COLUMNS = (
     "group", "units", "limit", "limit_of", "removed", "removed_surely", "removed_perhaps", "beyond_scan", "lost", "low",
     "high", "images", "measured", "macs_saved", "macs_saved_share", "latency_ms_saved", "latency_saved_share",
@@ -140,30 +138,25 @@ class LossEstimate:
             ) from error
 
 
-@dataclass(frozen=True)
-class Stair:
-    """One width of a latency staircase: predicted ms of the whole network. ``gains``: no wider one is as quick."""
-
-    removed: int
-    kept: int
-    ms: float
-    gains: bool
-
-
 def lost_points(sensitivity: Sensitivity, group_id: str, quantity: str) -> list[Lost]:
-    """What was lost at every measured width, by rising removal; the first is nothing, nothing lost."""
-    points = sensitivity.points[group_id]
-    units = points[0].kept
-    return [_lost(sensitivity.dense, point, units - point.kept, quantity) for point in points]
+    """What was lost at every measured width, by rising removal, against the network the scan started from.
+
+    Accuracy: the interval is paired where the scan kept what that takes, else Newcombe's for independent shares.
+    """
+    start, *points = sensitivity.points[group_id]
+    units = round(start.kept / (1 - start.removed_fraction))
+    known = 0.0 if quantity == "accuracy" else None
+    first = Lost(units - start.kept, 0.0, known, known, start.images)
+    return [first, *(_lost(sensitivity, group_id, point, units - point.kept, quantity) for point in points)]
 
 
-def _lost(dense: CurvePoint, point: CurvePoint, removed: int, quantity: str) -> Lost:
-    if not removed:
-        return (
-            Lost(0, 0.0, 0.0, 0.0, point.images) if quantity == "accuracy" else Lost(0, 0.0, None, None, point.images)
-        )
+def _lost(sensitivity: Sensitivity, group_id: str, point: CurvePoint, removed: int, quantity: str) -> Lost:
+    dense = sensitivity.dense
     if quantity == "loss":
         return Lost(removed, point.loss - dense.loss, None, None, point.images)
+    if hasattr(sensitivity, "change"):
+        change = sensitivity.change(group_id, point.removed_fraction)
+        return Lost(removed, -change.value, -change.high, -change.low, change.images)
     before, after = (dense.accuracy, dense.low, dense.high), (point.accuracy, point.low, point.high)
     return Lost(removed, dense.accuracy - point.accuracy, *newcombe(before, after), point.images)
 
@@ -289,22 +282,6 @@ def estimate_losses(
         absolute[group_id] = tuple(accumulate((pairs[unit][0] for unit in leaving), initial=0.0))
         signed[group_id] = tuple(accumulate((pairs[unit][1] for unit in leaving), initial=0.0))
     return LossEstimate(absolute, signed, scores.criterion, images)
-
-
-def latency_stairs(trace: Trace, group_id: str, table: LatencyTable) -> tuple[Stair, ...]:
-    """Predicted time over the width of one group, all else dense, by rising removal. Of more than STAIR_WIDTHS widths
-    as many are read, evenly. Raises MeasureError when ``table`` belongs to another network."""
-    units = trace.group(group_id).units
-    stride = -(-units // STAIR_WIDTHS)
-    widths = sorted({*range(stride, units, stride), 1, units}, reverse=True)
-    stairs: list[Stair] = []
-    best = float("inf")
-    for kept in widths:
-        ms = predict_latency(trace, widths_plan(trace, {group_id: units - kept}), table).median_ms
-        little = LITTLE * (stairs[0].ms if stairs else ms)
-        stairs.append(Stair(units - kept, kept, ms, kept == units or ms < best - little))
-        best = min(best, ms)
-    return tuple(stairs)
 
 
 def write_csv(lines: Sequence[Sequence[Any]]) -> str:

@@ -8,12 +8,10 @@ from typing import Any
 
 import torch
 
-from core.curves import write_csv
+from core.curves import lost_at, lost_points, write_csv
 from core.desk import desk_plan
-from core.errors import MeasureError
 from core.measure.sensitivity import Sensitivity, removed_units
 from core.records import CurvePoint, Group, Scores, Trace
-from core.solvers.intervals import newcombe
 from core.subject import Subject
 from core.tasks import FRACTIONS, SCAN_IMAGES, SCAN_SEED
 
@@ -139,18 +137,12 @@ def drop_rows(trace: Trace, sensitivity: Sensitivity, shares: Sequence[float] = 
 
 
 def _drop(sensitivity: Sensitivity, group_id: str, share: float) -> Drop | None:
-    dense, units = sensitivity.dense, sensitivity.points[group_id][0].kept
-    try:
-        value = sensitivity.accuracy(group_id, share)
-        low, high = sensitivity.interval(group_id, share)
-    except MeasureError:
+    found = lost_points(sensitivity, group_id, "accuracy")
+    removed = removed_units(sensitivity.points[group_id][0].kept, share)
+    if removed > found[-1].removed:
         return None
-    removed = removed_units(units, share)
-    measured = removed in {units - point.kept for point in sensitivity.points[group_id]}
-    if not removed:
-        return Drop(share, 0, 0.0, 0.0, 0.0, True)
-    ends = newcombe((dense.accuracy, dense.low, dense.high), (value, low, high))
-    return Drop(share, removed, dense.accuracy - value, *ends, measured)
+    at = lost_at(found, removed)
+    return Drop(share, removed, at.value, at.low or 0.0, at.high or 0.0, at.measured)
 
 
 def scan_scope(subject: Subject) -> ScanScope:

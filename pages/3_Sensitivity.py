@@ -2,54 +2,47 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import streamlit as st
 
 from core import (
+    WITHIN,
     CoreError,
-    Drop,
-    DropRow,
+    Limit,
+    LossEstimate,
     Sensitivity,
     Subject,
-    curves_csv,
     drop_rows,
     is_shipped,
     list_criteria,
+    lost_points,
+    room,
     scan_scope,
 )
 from core.workspace import Workspace
-from pages.components import charts, frame, session, tables, work
+from pages.components import charts, choices, curve_marks, frame, ranking, session, stairs, tables, work
 
 CRITERIA = {row.name: row for row in list_criteria()}
 SEEN, VIEW, QUANTITY, TILE_PAGE = "scan_criterion", "scan_view", "scan_quantity", "scan_tiles"
+NEAR = "scan_near"
+LIMITS = {"accuracy": "scan_limit_points", "loss": "scan_limit_nats"}
 VIEWS = ("All in one", "One by one")
 QUANTITIES = {"accuracy": "Accuracy", "loss": "Loss", "log-loss": "Loss, log scale"}
 TILES, TILE_WIDTH = 24, 300
 POLLING, MEASURED_NOW = "scan_polling", "scan_measured_now"
-
-
-def remember(name: str) -> None:
-    """A form's value into the workspace: widgets lose theirs when the page is left."""
-    session.choose(**{name: session.widget_value(f"menu_{name}")})
-
-
-def chosen(name: str, options: list[str], default: str) -> str:
-    """What was picked last for ``name``, and its widget set to it."""
-    value = session.choice(name, default)
-    value = value if value in options else default if default in options else options[0]
-    session.set_widget_value(f"menu_{name}", value)
-    return value
+TAYLOR = "taylor_curves"
 
 
 def choose_criterion(record: Workspace) -> str:
-    name = chosen(SEEN, list(CRITERIA), work.criterion(record))
+    name = choices.chosen(SEEN, list(CRITERIA), work.criterion(record))
     st.selectbox(
         "Which channels leave first",
         list(CRITERIA),
         format_func=lambda name: CRITERIA[name].title,
         key=f"menu_{SEEN}",
-        on_change=remember,
+        on_change=choices.remember,
         args=(SEEN,),
         width=420,
         help="The importance criterion: the lowest scores leave first. Every criterion has curves of its own.",
@@ -121,52 +114,90 @@ def pick(key: str) -> None:
         session.select_group(str(points[0]["customdata"][0]))
 
 
-def show_curves(subject: Subject, sensitivity: Sensitivity, focus: str, criterion: str) -> None:
+def file_name(subject: Subject, criterion: str) -> str:
+    return f"{subject.loaded.name.replace('/', '-')}-{criterion}"
+
+
+def show_curves(subject: Subject, sensitivity: Sensitivity, focus: str, criterion: str) -> Limit:
+    """The curves, all in one or one by one, with the limit; gives the limit."""
     names = {group.id: group.name for group in subject.trace.coupled if group.id in sensitivity.points}
-    view = chosen(VIEW, list(VIEWS), VIEWS[0])
-    quantity = chosen(QUANTITY, list(QUANTITIES), "accuracy")
     session.set_widget_value("menu_group", focus)
-    with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
         st.selectbox(
             "Selected group",
             list(names),
             format_func=lambda group_id: names[group_id],
             key="menu_group",
             on_change=lambda: session.select_group(session.widget_value("menu_group")),
-            width=420,
+            width=270,
         )
-        st.segmented_control("Curves", VIEWS, key=f"menu_{VIEW}", on_change=remember, args=(VIEW,), required=True)
-        st.segmented_control(
-            "What is lost",
-            list(QUANTITIES),
-            format_func=lambda name: QUANTITIES[name],
-            key=f"menu_{QUANTITY}",
-            on_change=remember,
-            args=(QUANTITY,),
-            required=True,
-        )
+        view = choices.segments(VIEW, "Curves", {name: name for name in VIEWS})
+        shown = choices.segments(QUANTITY, "What is lost", QUANTITIES)
+        limit = choose_limit(shown.removeprefix("log-"))
+        near = choices.switch(NEAR, "Zoom to the limit")
+    estimate = show_estimate(subject, criterion) if limit.quantity == "loss" else None
     options: dict[str, Any] = {
-        "quantity": quantity.removeprefix("log-"),
-        "log": quantity.startswith("log-"),
+        "quantity": limit.quantity,
+        "log": shown.startswith("log-"),
         "chance": subject.chance,
     }
+    marks = marking(subject, sensitivity, limit, estimate, near, options["log"])
     if view == VIEWS[0]:
         figure = charts.curves(sensitivity, names, focus=focus, **options)
+        has = marks(figure, focus, charts.FOCUS)
+        curve_marks.add_room(figure, has, subject.trace.group(focus).units, top=limit.quantity == "loss" or near)
         st.plotly_chart(
             figure,
             key="curves",
-            config=charts.config(f"sensitivity-{subject.loaded.name.replace('/', '-')}-{criterion}"),
+            config=charts.config(f"sensitivity-{file_name(subject, criterion)}"),
             on_select=lambda: pick("curves"),
             selection_mode="points",
-            alt=f"{QUANTITIES[quantity]} of {len(names)} groups against the removed share; {names[focus]} in colour",
+            alt=f"{QUANTITIES[shown]} of {len(names)} groups against the removed share; {names[focus]} in colour",
         )
-        unknown = "" if options["quantity"] == "accuracy" else " No interval is known for the loss."
-        st.caption(f"Click a point of a curve to select its group here and on every other page.{unknown}")
+        st.caption(f"{key_words(limit)} Click a point of a curve to select its group here and on every other page.")
     else:
-        show_tiles(sensitivity, names, focus, options)
+        show_tiles(sensitivity, names, focus, options, marks)
+        st.caption(key_words(limit))
+    return limit
 
 
-def show_tiles(sensitivity: Sensitivity, names: dict[str, str], focus: str, options: dict[str, Any]) -> None:
+def marking(
+    subject: Subject,
+    sensitivity: Sensitivity,
+    limit: Limit,
+    estimate: LossEstimate | None,
+    near: bool,
+    log: bool,
+) -> Callable[[Any, str, str], int]:
+    """What draws limit, verdicts and estimate of one group over a chart, and gives how many units may leave."""
+
+    def marks(figure: Any, group_id: str, colour: str) -> int:
+        curve_marks.add_limit(figure, sensitivity, limit)
+        if near:
+            curve_marks.zoom(figure, sensitivity, limit, log=log)
+        found = lost_points(sensitivity, group_id, limit.quantity)
+        curve_marks.mark_verdicts(figure, group_id, found, limit)
+        if estimate is not None:
+            curve_marks.add_estimate(figure, sensitivity, estimate, group_id, colour=colour)
+        return room(subject.trace, sensitivity, group_id, limit).count(WITHIN)
+
+    return marks
+
+
+def key_words(limit: Limit) -> str:
+    """What the points' symbols say."""
+    if limit.quantity == "loss":
+        return "● within the limit, ✕ beyond it. No interval is known for the loss."
+    return "By the 95 % interval of what is lost: ● surely within the limit, ○ perhaps, ✕ beyond it."
+
+
+def show_tiles(
+    sensitivity: Sensitivity,
+    names: dict[str, str],
+    focus: str,
+    options: dict[str, Any],
+    marks: Callable[[Any, str, str], int],
+) -> None:
     """A small chart per group, all on the same axes; many groups come in pages."""
     ids = list(names)
     pages = [ids[begin : begin + TILES] for begin in range(0, len(ids), TILES)]
@@ -174,22 +205,18 @@ def show_tiles(sensitivity: Sensitivity, names: dict[str, str], focus: str, opti
     if len(pages) > 1:
         numbers = [str(number + 1) for number in range(len(pages))]
         home = next(number for number, part in zip(numbers, pages, strict=True) if focus in part)
-        page = int(chosen(TILE_PAGE, numbers, home)) - 1
-        st.segmented_control(
-            f"Groups, {TILES} at a time",
-            numbers,
-            key=f"menu_{TILE_PAGE}",
-            on_change=remember,
-            args=(TILE_PAGE,),
-            required=True,
-        )
-    bands = "Bands are 95 % intervals" if options["quantity"] == "accuracy" else "No interval is known for the loss"
-    st.markdown(f"**{charts.SINGLY}.** {bands}; the grey line is the dense network.")
+        page = int(choices.segments(TILE_PAGE, f"Groups, {TILES} at a time", {one: one for one in numbers}, home)) - 1
+    bands = (
+        "Bands are 95 % intervals" if options["quantity"] == "accuracy" else "Dashed, where known: Taylor's estimate"
+    )
+    st.markdown(f"**{charts.SINGLY}.** {bands}; the grey line is the dense network, the violet one the limit.")
     with st.container(horizontal=True, gap="small"):
         for group_id in pages[page]:
             key = f"tile_{group_id}"
+            figure = charts.curve_tile(sensitivity, group_id, names[group_id], focused=group_id == focus, **options)
+            marks(figure, group_id, charts.FOCUS if group_id == focus else charts.CURVE)
             st.plotly_chart(
-                charts.curve_tile(sensitivity, group_id, names[group_id], focused=group_id == focus, **options),
+                figure,
                 key=key,
                 width=TILE_WIDTH,
                 config={"displayModeBar": False},
@@ -199,69 +226,70 @@ def show_tiles(sensitivity: Sensitivity, names: dict[str, str], focus: str, opti
             )
 
 
-def show_drops(subject: Subject, sensitivity: Sensitivity, focus: str, criterion: str) -> None:
-    """The ranking table: points of accuracy lost at three widths, each group alone."""
-    rows = drop_rows(subject.trace, sensitivity)
-    st.subheader("What is lost, one group alone", anchor=False)
-    st.caption(
-        "Percentage points of accuracy below the dense network when 25, 50 or 75 % of one group's channels leave, with "
-        "the 95 % interval of the difference (it takes the two measurements for independent, so it is on the wide "
-        "side). Click a heading to sort; tick a row to select its group."
+def choose_limit(quantity: str) -> Limit:
+    """How much may be lost, in the unit of what is drawn."""
+    if quantity == "loss":
+        about = "How much cross-entropy one group alone may add to the dense network's."
+        nats = choices.number(
+            LIMITS[quantity], "Limit: nats added", 0.1, step=0.05, most=100.0, format="%.2f", help=about
+        )
+        return Limit(quantity, nats)
+    about = "How many percentage points of the dense network's accuracy one group alone may cost."
+    points = choices.number(
+        LIMITS[quantity], "Limit: points lost", 1.0, step=0.5, most=100.0, format="%.1f", help=about
     )
-    table = [drop_cells(row) for row in rows]
-    at = next(number for number, row in enumerate(rows) if row.id == focus)
-    session.set_widget_value("drops", {"selection": {"rows": [at]}})
-    st.dataframe(
-        table,
-        key="drops",
-        hide_index=True,
-        width="stretch",
-        column_config={name: st.column_config.NumberColumn(name, format="%.1f") for name in table[0] if "Lost" in name},
-        on_select=lambda: pick_row(rows),
-        selection_mode="single-row",
+    return Limit(quantity, points / 100)
+
+
+def show_estimate(subject: Subject, criterion: str) -> LossEstimate | None:
+    """Taylor's estimate of the loss when it is known; else a button that asks for it."""
+    known: LossEstimate | None = work.known(TAYLOR, subject, LossEstimate.from_dict, criterion=criterion)
+    if known is not None:
+        return known
+    found = work.ensure(TAYLOR, subject, criterion=criterion, start=False)
+    work.progress(found, "Taylor estimate", retry=lambda: start_estimate(subject, criterion), key="taylor")
+    if found.job is None:
+        st.button(
+            "Estimate the loss by Taylor",
+            key="start_taylor",
+            icon=":material/line_axis:",
+            on_click=start_estimate,
+            args=(subject, criterion),
+            help="One backward pass over the scan's images foretells the loss of every width: a dashed line.",
+        )
+    return None
+
+
+def start_estimate(subject: Subject, criterion: str) -> None:
+    work.again(TAYLOR, subject, criterion=criterion)
+    work.ensure(TAYLOR, subject, criterion=criterion)
+
+
+def busy(subject: Subject, criterion: str) -> bool:
+    """Whether anything shown here is being measured."""
+    asked: tuple[tuple[str, dict[str, str]], ...] = (
+        ("scan", {"criterion": criterion}),
+        (TAYLOR, {"criterion": criterion}),
+        (stairs.VERB, {}),
     )
-    name = f"sensitivity-{subject.loaded.name.replace('/', '-')}-{criterion}.csv"
-    st.download_button(
-        "All measured points as CSV",
-        curves_csv(sensitivity),
-        file_name=name,
-        mime="text/csv",
-        icon=":material/download:",
-        on_click="ignore",
-    )
-
-
-def drop_cells(row: DropRow) -> dict[str, Any]:
-    cells: dict[str, Any] = {"Group": row.name, "Channels": row.units}
-    for share, drop in zip((25, 50, 75), row.drops, strict=True):
-        cells[f"Lost at {share} %"] = None if drop is None else 100 * drop.lost
-        cells[f"Interval at {share} %"] = tables.MISSING if drop is None else interval_text(drop)
-    return cells
-
-
-def interval_text(drop: Drop) -> str:
-    text = f"{100 * drop.low:.1f} to {100 * drop.high:.1f}".replace("-", "−")
-    return text if drop.measured else f"{text} (between measured widths)"
-
-
-def pick_row(rows: list[DropRow]) -> None:
-    picked = (session.widget_value("drops") or {}).get("selection", {}).get("rows", [])
-    if picked and picked[0] < len(rows):
-        session.select_group(rows[picked[0]].id)
+    return any(work.ensure(verb, subject, start=False, **arguments).active for verb, arguments in asked)
 
 
 def show(subject: Subject, criterion: str) -> None:
-    """All below the menu. While a scan runs it is drawn again and again, with what is measured so far."""
-    found = work.ensure("scan", subject, criterion=criterion, start=False)
-    if found.active != session.temporary(POLLING):
+    """All below the menu. While something is measured it is drawn again and again, with what there is so far."""
+    if busy(subject, criterion) != session.temporary(POLLING):
         st.rerun()  # begins or ends the polling
-    retry = (lambda: start(subject, criterion)) if found.result is not None else None
-    work.progress(found, "Scan", retry=retry, key="scan")
     try:
-        sensitivity = Sensitivity.from_dict(found.result) if found.result is not None else None
+        show_scan(subject, criterion)
     except CoreError as error:
         st.error(str(error), icon=":material/error:")
-        return
+
+
+def show_scan(subject: Subject, criterion: str) -> None:
+    found = work.ensure("scan", subject, criterion=criterion, start=False)
+    retry = (lambda: start(subject, criterion)) if found.result is not None else None
+    work.progress(found, "Scan", retry=retry, key="scan")
+    sensitivity = Sensitivity.from_dict(found.result) if found.result is not None else None
     if sensitivity is None or not sensitivity.points:
         if not found.active:
             invite(subject, criterion)
@@ -274,8 +302,10 @@ def show(subject: Subject, criterion: str) -> None:
     # The order by what is lost still moves while a scan runs; a focus that jumps would only distract.
     focus = ids[0] if found.active else drop_rows(subject.trace, sensitivity)[0].id
     focus = selected if selected in ids else focus
-    show_curves(subject, sensitivity, focus, criterion)
-    show_drops(subject, sensitivity, focus, criterion)
+    limit = show_curves(subject, sensitivity, focus, criterion)
+    table = stairs.known_table(subject)
+    stairs.show(subject, sensitivity, table, limit, focus)
+    ranking.show(subject, sensitivity, table, limit, focus, file_name(subject, criterion))
 
 
 with frame.page(
@@ -286,6 +316,6 @@ with frame.page(
     if not subject.trace.prunable:
         raise CoreError("No channel of this network may leave, so there is nothing to scan. See why on page Model.")
     seen = choose_criterion(record)
-    under_way = work.ensure("scan", subject, criterion=seen, start=False).active
+    under_way = busy(subject, seen)
     session.set_temporary(POLLING, under_way)
     st.fragment(run_every=work.poll(under_way))(show)(subject, seen)

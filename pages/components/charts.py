@@ -69,10 +69,10 @@ def curves(
         figure.add_trace(_curve(sensitivity, focus, names[focus], quantity, FOCUS, 3.0, names[focus], marker=8))
     _add_references(figure, sensitivity, quantity, chance)
     what = "Accuracy" if quantity == "accuracy" else "Loss"
-    _house(figure, f"{what} when one group alone loses channels", SINGLY, height)
+    house(figure, f"{what} when one group alone loses channels", SINGLY, height)
     _share_axes(figure, quantity, log)
-    figure.update_layout(legend={"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom", "x": 0})
-    figure.update_layout(margin_b=96)
+    legend_below(figure, 96)
+    hold_left(figure)
     return figure
 
 
@@ -94,7 +94,7 @@ def curve_tile(
         figure.add_trace(_band(sensitivity, group_id, band, "95 % interval"))
     figure.add_trace(_curve(sensitivity, group_id, name, quantity, colour, 2.2, name, marker=6))
     _add_references(figure, sensitivity, quantity, chance)
-    _house(figure, _shortened(name, 30), "", height)
+    house(figure, shortened(name, 30), "", height)
     _share_axes(figure, quantity, log)
     figure.update_layout(showlegend=False, margin={"l": 54, "r": 8, "t": 34, "b": 42}, title_font_size=13)
     figure.update_xaxes(title={"text": "removed, %", "font_size": 11, "standoff": 4}, tickfont_size=11)
@@ -140,10 +140,10 @@ def score_bars(
                     f"<br>rank %{{x}} of {len(ranked)}<br>score %{{y:.4g}}<extra></extra>",
                 )
             )
-    _house(figure, f"Scores in {_shortened(group, 34)}, highest first", criterion, height)
+    house(figure, f"Scores in {shortened(group, 34)}, highest first", criterion, height)
     figure.update_layout(bargap=0.0 if len(ranked) > MANY_BARS else 0.15, barmode="overlay", hovermode="closest")
-    figure.update_layout(showlegend=True, margin_b=84)
-    figure.update_layout(legend={"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom", "x": 0})
+    figure.update_layout(showlegend=True)
+    legend_below(figure, 84)
     figure.update_xaxes(title="rank within the group (1 = kept longest)", range=[0.4, len(ranked) + 0.6])
     figure.update_yaxes(title="score", exponentformat="power")
     return figure
@@ -236,8 +236,25 @@ def _add_references(figure: go.Figure, sensitivity: Sensitivity, quantity: str, 
         )
 
 
-def _share_axes(figure: go.Figure, quantity: str, log: bool) -> None:
+def share_axis(figure: go.Figure) -> None:
+    """The x axis that all charts over the removed share have in common."""
     figure.update_xaxes(title=REMOVED_AXIS, range=[-1.5, 101.5], tickvals=[0, 25, 50, 75, 100])
+
+
+def hold_left(figure: go.Figure) -> None:
+    """The same left edge whatever the tick labels are, so that charts under one another share their x axis."""
+    figure.update_layout(margin_l=64)
+    figure.update_yaxes(automargin=False)
+
+
+def legend_below(figure: go.Figure, height: int) -> None:
+    """The legend under the chart, in ``height`` pixels that also hold the axis."""
+    figure.update_layout(legend={"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom", "x": 0})
+    figure.update_layout(margin_b=height)
+
+
+def _share_axes(figure: go.Figure, quantity: str, log: bool) -> None:
+    share_axis(figure)
     if quantity == "accuracy":
         figure.update_yaxes(title=ACCURACY_AXIS, range=[-2, 103], tickvals=[0, 25, 50, 75, 100])
     else:
@@ -254,8 +271,8 @@ def _loss_range(values: Sequence[float], log: bool) -> list[float]:
     return [log10(min(positive)) - 0.1, log10(max(positive)) + 0.1]
 
 
-def _house(figure: go.Figure, title: str, subtitle: str, height: int) -> None:
-    """What all figures share."""
+def house(figure: go.Figure, title: str, subtitle: str, height: int) -> None:
+    """What all figures share. No ``subtitle``: ""."""
     heading: dict[str, Any] = {"text": title, "x": 0, "xref": "paper", "xanchor": "left", "font": {"size": 15}}
     if subtitle:
         heading["subtitle"] = {"text": subtitle, "font": {"size": 12, "color": REFERENCE}}
@@ -273,5 +290,6 @@ def _house(figure: go.Figure, title: str, subtitle: str, height: int) -> None:
     figure.update_yaxes(gridcolor=FAINT, zeroline=False, fixedrange=True)
 
 
-def _shortened(text: str, longest: int) -> str:
+def shortened(text: str, longest: int) -> str:
+    """``text`` in ``longest`` letters; of a layer's long name the end tells most."""
     return text if len(text) <= longest else f"…{text[1 - longest :]}"

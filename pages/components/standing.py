@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
-from core import Headline, LatencyTable, Subject, headline
+from core import CoreError, Headline, LatencyTable, Subject, headline
 from core.workspace import Workspace
 from pages.components import work
 
+Found = TypeVar("Found")
 EXPORT = "export"  # the last export's place among a workspace's measured results
 STAGES = ("Model", "Channels", "Sensitivity", "Tune", "Export")
 
@@ -33,7 +35,7 @@ def standing(record: Workspace, subject: Subject | None) -> Standing:
     done = {"Model"}
     if work.scores(record, subject) is not None:
         done.add("Channels")
-    if work.sensitivity(record, subject) is not None:
+    if _readable(lambda: work.sensitivity(record, subject)) is not None:
         done.add("Sensitivity")
     if any(record.removed.values()):
         done.add("Tune")
@@ -60,7 +62,15 @@ def numbers(record: Workspace, subject: Subject) -> tuple[Headline, dict[str, An
     plan = work.plan(record, subject)
     if plan is None:
         return None
-    table = work.known("latency_table", subject, LatencyTable.from_dict)
-    curves = work.sensitivity(record, subject)
+    table = _readable(lambda: work.known("latency_table", subject, LatencyTable.from_dict))
+    curves = _readable(lambda: work.sensitivity(record, subject))
     found = headline(subject.trace, plan, sensitivity=curves, table=table, classes=max(1, len(subject.data.classes)))
     return found, work.measured(record, subject, plan)
+
+
+def _readable(read: Callable[[], Found]) -> Found | None:
+    """What was stored, None when it cannot be read: the page it belongs to says so, the others go on without."""
+    try:
+        return read()
+    except CoreError:
+        return None

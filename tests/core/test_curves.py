@@ -20,14 +20,12 @@ from core.curves import (
     LossEstimate,
     Lost,
     estimate_losses,
-    latency_stairs,
     lost_at,
     lost_points,
     rank_csv,
     rank_groups,
     room,
 )
-from core.desk import widths_plan
 from core.errors import Cancelled, MeasureError
 from core.load import load_data, load_model
 from core.measure.cost import LatencyTable, build_latency_table, count_cost, predict_latency
@@ -162,18 +160,6 @@ def test_the_csv_says_what_the_ranking_says(trace: Trace) -> None:
         assert float(line["lost"]) == row.lost.value and int(line["macs_saved"]) == row.macs_saved
         assert int(line["removed_surely"]) == row.room.surely and line["latency_ms_saved"] == ""
         assert line["beyond_scan"] == str(int(row.removed == 24))
-
-
-def test_stairs_are_predictions_and_mark_widths_that_gain_nothing(trace: Trace, table: LatencyTable) -> None:
-    group = trace.prunable[2]
-    stairs = latency_stairs(trace, group.id, table)
-    assert [stair.removed for stair in stairs] == list(range(group.units))
-    for stair in stairs:
-        plan = widths_plan(trace, {group.id: stair.removed})
-        assert stair.kept == group.units - stair.removed
-        assert stair.ms == predict_latency(trace, plan, table).median_ms
-        wider = [other.ms for other in stairs if other.kept > stair.kept]
-        assert stair.gains == (not wider or stair.ms < min(wider) - 0.002 * stairs[0].ms)
 
 
 def test_first_order_changes_are_gradient_times_map(trace: Trace, images: ImageData) -> None:

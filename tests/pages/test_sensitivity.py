@@ -12,9 +12,24 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 import core.jobs
-from core import Sensitivity, Subject, drop_rows, job_key, open_subject, scan_sensitivity
+from core import (
+    SURELY,
+    LatencyTable,
+    Limit,
+    LossEstimate,
+    Sensitivity,
+    Subject,
+    build_latency_table,
+    drop_rows,
+    job_key,
+    latency_staircase,
+    open_subject,
+    rank_groups,
+    scan_sensitivity,
+)
 from core.store import open_store
 from core.workspace import Workspace, new_token
+from pages.components import work
 
 PAGE = Path(__file__).parents[2] / "pages" / "3_Sensitivity.py"
 MODEL = "demo/digits-vgg"
@@ -24,6 +39,7 @@ MODEL = "demo/digits-vgg"
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("PRUNESCOPE_HOME", str(tmp_path))
     monkeypatch.setattr(core.jobs, "_manager", None)
+    work._parsed.clear()
     yield
     if core.jobs._manager is not None:
         core.jobs._manager.close()
@@ -39,6 +55,17 @@ def subject() -> Subject:
 def scan(subject: Subject) -> Sensitivity:
     """A real scan, on few images to be quick."""
     return scan_sensitivity(subject.trace, subject.data.selection, (0.25, 0.5, 0.75), "weight-l1", limit=40)
+
+
+@pytest.fixture(scope="module")
+def table(subject: Subject) -> LatencyTable:
+    """A real table, hastily timed."""
+    return build_latency_table(subject.trace, threads=1, repeats=1)
+
+
+def keep(verb: str, about: Subject, result: Any, **arguments: Any) -> None:
+    """Store ``result`` as if its job had run."""
+    open_store().put_result(verb, job_key(verb, about, **arguments), result)
 
 
 def visit(found: Sensitivity | None, about: Subject, **state: Any) -> AppTest:
@@ -89,7 +116,7 @@ def test_curves_are_the_scans_points(subject: Subject, scan: Sensitivity) -> Non
 
 def test_the_table_ranks_what_core_says_is_lost(subject: Subject, scan: Sensitivity) -> None:
     app = visit(scan, subject)
-    table = app.dataframe[0].value
+    table = app.dataframe[1].value
     rows = drop_rows(subject.trace, scan)
     assert list(table["Group"]) == [row.name for row in rows]
     for number, share in enumerate((25, 50, 75)):
@@ -178,3 +205,85 @@ def test_a_stored_scan_that_cannot_be_read_is_one_sentence(subject: Subject, sca
 def test_random_images_are_said_to_mean_nothing(scan: Sensitivity) -> None:
     app = visit(scan, open_subject(MODEL, "", "random"), data_source="random")
     assert any("means nothing" in warning.value for warning in app.warning)
+
+
+def test_the_ranking_follows_the_limit_and_is_remembered(subject: Subject, scan: Sensitivity) -> None:
+    app = visit(scan, subject)
+    for points in (1.0, 20.0):
+        if points != 1.0:
+            app.number_input(key="menu_scan_limit_points").set_value(points).run()
+        rows = rank_groups(subject.trace, scan, Limit("accuracy", points / 100))
+        shown = app.dataframe[0].value
+        assert list(shown["Group"]) == [row.room.name for row in rows]
+        assert list(shown["Share"]) == pytest.approx([100 * row.share for row in rows])
+        assert list(shown["MACs saved"]) == pytest.approx([100 * row.macs_share for row in rows])
+        plus = ["+" if row.removed >= row.room.last else "" for row in rows]
+        assert list(shown["May leave"]) == [f"{row.removed}{sign}" for row, sign in zip(rows, plus, strict=True)]
+        assert any(part["name"].startswith(f"limit, {points:g} point") for part in traces(app))
+    assert saved(app).choices["scan_limit_points"] == 20.0
+
+
+def test_the_interval_can_judge_and_macs_can_rank(subject: Subject, scan: Sensitivity) -> None:
+    choices = {"scan_limit_points": 30.0, "scan_judged": SURELY, "scan_order": "macs"}
+    shown = visit(scan, subject, choices=choices).dataframe[0].value
+    rows = rank_groups(subject.trace, scan, Limit("accuracy", 0.3), judged=SURELY, order="macs")
+    assert list(shown["Group"]) == [row.room.name for row in rows]
+    assert list(shown["Share"]) == pytest.approx([100 * row.room.surely / row.room.units for row in rows])
+
+
+def test_stairs_under_the_curves_once_the_layers_are_timed(
+    subject: Subject, scan: Sensitivity, table: LatencyTable
+) -> None:
+    app = visit(scan, subject)
+    assert [button for button in app.button if button.key == "start_stairs"]
+    assert len(app.get("plotly_chart")) == 1 and "Time saved" not in app.dataframe[0].value
+    keep("latency_table", subject, table.to_dict())
+    app = visit(scan, subject, selected_group="features.7", choices={"scan_order": "ms"})
+    stairs = latency_staircase(subject.trace, "features.7", table)
+    parts = [part for part in traces(app, 1) if "customdata" in part]
+    drawn_at = {row[1]: y for part in parts for row, y in zip(part["customdata"], part["y"], strict=True)}
+    assert drawn_at == dict(zip(stairs.kept, map(pytest.approx, stairs.ms), strict=True))
+    curves_axis, stairs_axis = (json.loads(app.get("plotly_chart")[at].proto.spec)["layout"] for at in (0, 1))
+    assert curves_axis["xaxis"]["range"] == stairs_axis["xaxis"]["range"]
+    assert curves_axis["margin"]["l"] == stairs_axis["margin"]["l"]
+    shown = app.dataframe[0].value
+    rows = rank_groups(subject.trace, scan, Limit("accuracy", 0.01), table=table, order="ms")
+    assert list(shown["Group"]) == [row.room.name for row in rows]
+    assert list(shown["ms saved"]) == pytest.approx([row.ms_saved for row in rows])
+
+
+def test_taylor_is_asked_for_and_drawn_dashed(subject: Subject, scan: Sensitivity) -> None:
+    app = visit(scan, subject, selected_group="features.7", choices={"scan_quantity": "loss"})
+    app.button(key="start_taylor").click().run()
+    until = time.monotonic() + 120
+    while not (dashed := [part for part in traces(app) if part["name"].startswith("Taylor estimate")]):
+        assert time.monotonic() < until, text(app)
+        assert not app.exception and not app.error
+        time.sleep(0.3)
+        app.run()
+    stored = open_store().result("taylor_curves", job_key("taylor_curves", subject, criterion="weight-l1"))
+    estimate = LossEstimate.from_dict(stored)
+    assert dashed[0]["line"]["dash"] == "dash"
+    assert dashed[0]["y"] == pytest.approx([scan.dense.loss + value for value in estimate.absolute["features.7"]])
+    assert not [button for button in app.button if button.key == "start_taylor"]
+
+
+def test_a_stored_estimate_that_cannot_be_read_is_one_sentence(subject: Subject, scan: Sensitivity) -> None:
+    keep("taylor_curves", subject, {"absolute": 3}, criterion="weight-l1")
+    open_store().put_result("scan", job_key("scan", subject, criterion="weight-l1"), scan.to_dict())
+    record = Workspace(new_token(), model_source=MODEL, criterion="weight-l1", choices={"scan_quantity": "loss"})
+    open_store().save_workspace(record.token, record.to_json(), 0)
+    app = AppTest.from_file(PAGE, default_timeout=60)
+    app.query_params["w"] = record.token
+    app.run()
+    assert not app.exception
+    assert ["Estimate again" in error.value for error in app.error] == [True]
+
+
+def test_the_zoom_shows_what_lies_near_the_limit(subject: Subject, scan: Sensitivity) -> None:
+    app = visit(scan, subject)
+    app.toggle(key="menu_scan_near").set_value(True).run()
+    low, high = json.loads(app.get("plotly_chart")[0].proto.spec)["layout"]["yaxis"]["range"]
+    level = 100 * scan.dense.accuracy
+    assert low == pytest.approx(level - 4) and level <= high <= 100.3
+    assert saved(app).choices["scan_near"] is True
