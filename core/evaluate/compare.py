@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -12,8 +11,7 @@ from torch import nn
 
 from core.evaluate.metrics import ask, summarise
 from core.records import Accuracy, ImageData
-
-Z95 = 1.959963984540054
+from core.solvers.intervals import paired_interval as paired_interval
 
 
 @dataclass(frozen=True)
@@ -73,15 +71,3 @@ def compare_models(
         summarise(first, data), summarise(second, data), (gained - lost) / images, low, high,
         lost, gained, flipped, p_value,
     )  # fmt: skip
-
-
-def paired_interval(lost: int, gained: int, images: int) -> tuple[float, float]:
-    """95 % interval of (gained - lost) / images for paired answers; never of width 0.
-
-    The Wald interval after adding half an observation to each cell of the 2 x 2 table (Agresti and Min 2005,
-    "Simple improved confidence intervals for comparing matched proportions", Statistics in Medicine 24).
-    """
-    n, down, up = images + 2.0, lost + 0.5, gained + 0.5
-    middle = (up - down) / n
-    spread = Z95 * math.sqrt(max(0.0, up + down - (up - down) ** 2 / n)) / n
-    return max(-1.0, middle - spread), min(1.0, middle + spread)

@@ -1,30 +1,34 @@
-"""Outputs of a network with one group's units hidden, for many such choices at once.
+"""Outputs of a network with one group's units gone, for many such choices at once.
 
-The tape is walked once per batch; at a group's first reader it forks, and only the rest runs again.
+The tape is walked once per batch; at a group's first reader it forks, and only the rest runs again: narrower where
+that saves arithmetic, else with zeros where the readers would see what is gone.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from core.measure.scan.narrow import pick
+from core.measure.scan.program import Env, Program
+from core.measure.scan.runs import Run, Runs, consumer_masks
 from core.measure.walk import Replays, first_tensor
-from core.records import Group, Trace
-from core.trace.graph import named_state
-from core.trace.hiding import hidden_weights
-from core.trace.replay import Replay
+from core.records import Group, Plan, Trace
+from core.trace.graph import Tape, named_state, plain_attention
+from core.trace.hiding import hidden_state
 
 Stop = Callable[[], bool]
+TOLERANCE = 1e-4  # relative: a narrower run must equal the hidden one, as in prune_model
+CACHE_BYTES = 256 << 20  # smaller weights that are kept between batches
 
 
 @dataclass(frozen=True, eq=False)
 class Fork:
-    """One choice to measure: ``group`` keeps these units (sorted), all else is dense."""
+    """One choice to measure: ``group`` keeps these units (sorted), all else is as in the engine's ``base``."""
 
     group: Group
     kept: tuple[int, ...]
@@ -43,52 +47,160 @@ class Latch:
 
 
 class ForkEngine:
-    """Class scores of every fork and of the dense network: by replay, by whole passes where a tape cannot be re-run."""
+    """Class scores of every fork and of ``base`` (None = the dense network).
 
-    def __init__(self, trace: Trace, forks: Sequence[Fork]) -> None:
+    By partial re-runs of the tape; by whole passes where a tape cannot be re-run. ``narrow``: run forks physically
+    narrower where that is cheaper, and where a normalisation runs over their units. Without it every fork runs at full
+    width with its units hidden.
+    """
+
+    def __init__(self, trace: Trace, forks: Sequence[Fork], base: Plan | None = None, *, narrow: bool = False) -> None:
         self.trace = trace
         self.forks = forks
-        self.replays = None if trace.tape.aliases_written else Replays(trace)
+        self.base = base or Plan({})
+        self.narrow = narrow
+        self.replayed = not trace.tape.aliases_written
+        self._replays = Replays(trace)
+        self._forked: dict[tuple[int, ...], _Forked] = {}
 
-    def outputs(self, images: Tensor, stop: Stop) -> Iterator[tuple[Fork | None, Tensor]]:
-        """(fork, scores) for each fork until ``stop()``, and in every case (None, scores) for the dense network.
+    def outputs(
+        self, images: Tensor, stop: Stop, forks: Sequence[Fork] | None = None
+    ) -> Iterator[tuple[Fork | None, Tensor]]:
+        """(fork, scores) for each of ``forks`` (None = all) until ``stop()``, and always (None, scores) for the base.
 
         images: N x C x H x W; scores: (N, classes). Raises TraceError when the network does not run on such images.
         """
-        return self._whole(images, stop) if self.replays is None else self._forked(self.replays, images, stop)
+        chosen = self.forks if forks is None else forks
+        if self.replayed:
+            return self._on(images).outputs(images, stop, chosen)
+        return self._whole(images, stop, chosen)
+
+    def macs(self, images: Tensor) -> dict[Fork, float]:
+        """Multiply-adds per image of each fork's partial re-run, for batches like ``images``; 1 where a whole network
+        has to run for each."""
+        if not self.replayed:
+            return dict.fromkeys(self.forks, 1.0)
+        forked = self._on(images)
+        return {fork: max(1.0, forked.run(fork).macs) for fork in self.forks}
+
+    def _on(self, images: Tensor) -> _Forked:
+        shape = tuple(images.shape)
+        if shape not in self._forked:
+            self._forked[shape] = _Forked(self, self._replays.tape(images))
+        return self._forked[shape]
 
     @torch.inference_mode()
-    def _forked(self, replays: Replays, images: Tensor, stop: Stop) -> Iterator[tuple[Fork | None, Tensor]]:
-        replay = replays.of(images)
+    def _whole(self, images: Tensor, stop: Stop, forks: Sequence[Fork]) -> Iterator[tuple[Fork | None, Tensor]]:
+        module = copy.deepcopy(self.trace.module).eval()
+        state = {name: tensor.detach() for name, tensor in named_state(module).items()}
+
+        def scores(kept: Mapping[str, Sequence[int]]) -> Tensor:
+            edits = hidden_state(consumer_masks(self.trace, kept), state, self.trace.norms)
+            with plain_attention():
+                return first_tensor(torch.func.functional_call(module, edits, (images,)))
+
+        for fork in forks:
+            if stop():
+                break
+            yield fork, scores({**self.base.kept, fork.group.id: fork.kept})
+        yield None, scores(self.base.kept)
+
+
+class _Forked:
+    """An engine's forks on the program of one batch size. How each runs is worked out when it is first asked for."""
+
+    def __init__(self, engine: ForkEngine, tape: Tape) -> None:
+        self.program = Program(tape, engine.trace.module)
+        self.runs = Runs(engine.trace, self.program, engine.base, narrow=engine.narrow)
+        self.chosen: dict[Fork, Run] = {}
+        self.trusted: dict[str, bool] = {}  # group -> its narrower runs equal hidden ones (looked at once)
+        self.base_checked = self.runs.base.narrowed is None
+        self.made: dict[Fork | None, Env] = {}
+        self.room = CACHE_BYTES
+
+    def run(self, fork: Fork) -> Run:
+        if fork not in self.chosen:
+            self.chosen[fork] = self.runs.of(fork.group, fork.kept)
+        return self.chosen[fork]
+
+    @torch.inference_mode()
+    def outputs(self, images: Tensor, stop: Stop, forks: Sequence[Fork]) -> Iterator[tuple[Fork | None, Tensor]]:
+        program = self.program
+        fresh = program.begin(images)
+        if not self.base_checked:
+            self._check_base(fresh)
         starts: dict[int, list[Fork]] = {}
-        for fork in self.forks:
-            starts.setdefault(first_reader(replay, fork.group), []).append(fork)
-        env: dict[int, Any] = {replay.tape.input: images}
-        for index in range(len(replay.steps) + 1):
+        for fork in forks:
+            starts.setdefault(self.run(fork).start, []).append(fork)
+        base = self.runs.base
+        env = self._entered(base, None, fresh)
+        lines = base.lines or program.lines
+        for index in range(len(program.steps) + 1):
             for fork in starts.get(index, ()):
                 if stop():
                     break
-                edits = hidden_weights(self.trace, fork.group, fork.kept, replay.state)
-                yield fork, replay.logits(replay.run(dict(env), index, edits=edits))
-            if index < len(replay.steps):
-                replay.run_step(index, env, {})
-        yield None, replay.logits(env)
+                yield fork, self._scores(fork, env, fresh)
+            if index < len(program.steps):
+                lines[index].run(env, 0)
+        yield None, program.logits(env)
 
-    @torch.inference_mode()
-    def _whole(self, images: Tensor, stop: Stop) -> Iterator[tuple[Fork | None, Tensor]]:
-        module = copy.deepcopy(self.trace.module).eval()
-        state = {name: tensor.detach() for name, tensor in named_state(module).items()}
-        for fork in self.forks:
-            if stop():
-                break
-            edits = hidden_weights(self.trace, fork.group, fork.kept, state)
-            yield fork, first_tensor(torch.func.functional_call(module, edits, (images,)))
-        yield None, first_tensor(module(images))
+    def _check_base(self, fresh: Env) -> None:
+        self.base_checked = True
+        if self._mixing():
+            return  # there the smaller network differs from the hidden one, and is the one that counts
+        expected = self._finish(self.runs.hidden({}, 0), None, fresh)
+        if not self._equal(self.runs.base, None, expected, fresh):
+            self.runs.hide_base()
+            self.made.clear()
+            self.chosen.clear()
 
+    def _mixing(self) -> bool:
+        return any(self.runs.trace.group(name).mixing for name in self.runs.plan.kept)
 
-def first_reader(replay: Replay, group: Group) -> int:
-    """Index of the first step that reads a weight through which the group is read; the end when nothing does."""
-    names = {member.tensor for member in group.by_role("consumer")}
-    state = replay.tape.state
-    found = (index for index, step in enumerate(replay.steps) if any(state.get(slot) in names for slot in step.reads))
-    return next(found, len(replay.steps))
+    def _scores(self, fork: Fork, env: Env, fresh: Env) -> Tensor:
+        run, group = self.run(fork), fork.group
+        here = env if run.start else fresh
+        if run.narrowed is None or group.mixing or self.trusted.get(group.id) or self._mixing():
+            return self._finish(run, fork, here)
+        hidden = self.runs.instead(group, fork.kept)
+        expected = self._finish(hidden, None, env if hidden.start else fresh)
+        if group.id not in self.trusted:
+            self.trusted[group.id] = self._equal(run, fork, expected, here)
+        if not self.trusted[group.id]:
+            self.chosen[fork] = hidden
+            self.made.pop(fork, None)
+        return expected
+
+    def _equal(self, run: Run, fork: Fork | None, expected: Tensor, env: Env) -> bool:
+        try:
+            found = self._finish(run, fork, env)
+        except (RuntimeError, IndexError):
+            return False
+        scale = float(expected.abs().max()) or 1.0
+        return found.shape == expected.shape and float((found - expected).abs().max()) <= TOLERANCE * scale
+
+    def _finish(self, run: Run, fork: Fork | None, env: Env) -> Tensor:
+        own = self._entered(run, fork, env)
+        return self.program.logits(self.program.run(own, run.start, lines=run.lines))
+
+    def _entered(self, run: Run, fork: Fork | None, env: Env) -> Env:
+        """What ``run`` starts with, from what the base has made so far."""
+        own = dict(env)
+        for slot, picks in run.picks.items():
+            for axis, index in picks:
+                own[slot] = pick(own[slot], axis, index)
+        own.update(self._weights(run, fork))
+        return own
+
+    def _weights(self, run: Run, fork: Fork | None) -> Env:
+        """The run's own weights, kept between batches as long as there is room for them."""
+        if fork is None and run is not self.runs.base:
+            return run.weights()
+        if fork in self.made:
+            return self.made[fork]
+        made = run.weights()
+        size = sum(tensor.numel() * tensor.element_size() for tensor in made.values())
+        if size <= self.room:
+            self.room -= size
+            self.made[fork] = made
+        return made

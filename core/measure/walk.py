@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_flatten
 
 from core.errors import MeasureError, TraceError
 from core.records import ImageData, Trace
-from core.trace.graph import record_tape
+from core.trace.graph import Tape, record_tape
 from core.trace.replay import Replay, needed_steps
 
 BACKWARD_BYTES = 1 << 29  # small enough that a cancel between two batches comes soon
@@ -30,11 +30,15 @@ class Replays:
         """A Replay for inputs shaped like ``images``, N x C x H x W. Raises TraceError when there can be none."""
         shape = tuple(images.shape)
         if shape not in self.known:
-            same = shape == tuple(self.trace.example.shape)
-            with torch.inference_mode(False):  # there, composite operators would stay whole and write through views
-                tape = self.trace.tape if same else record_tape(self.trace.module, images)
-            self.known[shape] = Replay(tape, self.trace.module)
+            self.known[shape] = Replay(self.tape(images), self.trace.module)
         return self.known[shape]
+
+    def tape(self, images: Tensor) -> Tape:
+        """The tape alone, recorded anew for every shape but the traced one. Raises TraceError as ``of``."""
+        if tuple(images.shape) == tuple(self.trace.example.shape):
+            return self.trace.tape
+        with torch.inference_mode(False):  # there, composite operators would stay whole and write through views
+            return record_tape(self.trace.module, images)
 
 
 def require_images(data: ImageData | None, purpose: str) -> ImageData:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from math import hypot, sqrt
 
+Z95 = 1.959963984540054
+
 
 def wilson(correct: int, n: int, z: float = 1.959964) -> tuple[float, float]:
     """The Wilson score interval (low, high) of a share: all p with |correct/n - p| <= z sqrt(p (1 - p) / n).
@@ -36,3 +38,15 @@ def newcombe(first: Interval, second: Interval) -> tuple[float, float]:
     (p1, l1, u1), (p2, l2, u2) = first, second
     difference = p1 - p2
     return difference - hypot(p1 - l1, u2 - p2), difference + hypot(u1 - p1, p2 - l2)
+
+
+def paired_interval(lost: int, gained: int, images: int) -> tuple[float, float]:
+    """95 % interval of (gained - lost) / images for paired answers; never of width 0.
+
+    The Wald interval after adding half an observation to each cell of the 2 x 2 table (Agresti and Min 2005,
+    "Simple improved confidence intervals for comparing matched proportions", Statistics in Medicine 24).
+    """
+    n, down, up = images + 2.0, lost + 0.5, gained + 0.5
+    middle = (up - down) / n
+    spread = Z95 * sqrt(max(0.0, up + down - (up - down) ** 2 / n)) / n
+    return max(-1.0, middle - spread), min(1.0, middle + spread)

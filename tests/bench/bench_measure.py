@@ -1,0 +1,261 @@
+"""What a sensitivity scan costs, beside the naive way: `make bench-measure` (ARGS="cifar/resnet56 --threads 1").
+
+The naive way builds a pruned copy for every point and evaluates all images with it, in batches of 128. Both do the
+same points on the same images in one run, the scan once before and once after; the values must be equal. The lower
+bound is the arithmetic of the partial re-runs at the rate at which this machine does the dense network's convolutions
+and products alone, measured in the same run. Times are wall clock and, for machines that are shared, CPU time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from core.apply import mask_model, prune_model
+from core.load import load_data, load_model
+from core.measure.forks import ForkEngine
+from core.measure.importance import score_channels
+from core.measure.sensitivity import Sensitivity, _batch_size, _chosen_groups, _plan_forks, scan_sensitivity
+from core.records import ImageData, Plan, Scores, Trace
+from core.trace import trace_channels
+
+SHARED = Path(__file__).parents[3] / "shared"
+NETS = ("demo/digits-vgg", "demo/digits-resnet", "cifar/resnet20", "cifar/resnet56", "torchvision/resnet50")
+FRACTIONS = tuple(round(0.1 * step, 1) for step in range(1, 10))
+EVALUATION_BATCH = 128
+
+
+@dataclass
+class Times:
+    """Seconds of wall clock and of CPU."""
+
+    wall: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        wall, cpu = time.perf_counter(), time.process_time()
+        yield
+        self.wall.append(time.perf_counter() - wall)
+        self.cpu.append(time.process_time() - cpu)
+
+    def __str__(self) -> str:
+        spread = f" ({min(self.wall):.2f} to {max(self.wall):.2f})" if len(self.wall) > 1 else ""
+        return f"{statistics.median(self.wall):8.2f} s wall{spread}, {statistics.median(self.cpu):.2f} s CPU"
+
+
+@dataclass
+class Case:
+    """One network with its images; ``images`` and ``groups`` cut a case short."""
+
+    name: str
+    trace: Trace
+    data: ImageData
+    scores: Scores
+    groups: list[str]
+
+
+def build(name: str, images: int | None, groups: int | None) -> Case | None:
+    """None, with the reason printed, when its test material is missing."""
+    weights = None
+    if name.startswith("cifar/"):
+        weights = SHARED / "models" / f"cifar10_{name.removeprefix('cifar/')}.pt"
+        pictures = SHARED / "data" / "cifar10" / "select.npz"
+        if not weights.exists() or not pictures.exists():
+            print(f"{name}: skipped, ../shared with CIFAR-10 and its networks is not here")
+            return None
+        data = load_data(str(pictures))
+    elif name.startswith("demo/"):
+        data = load_data("digits").selection
+    else:
+        generator = torch.Generator().manual_seed(0)
+        count = images or 16
+        pixels = torch.randn(count, 3, 224, 224, generator=generator)
+        labels = torch.randint(0, 1000, (count,), generator=generator)
+        data = ImageData(pixels, labels, tuple(map(str, range(1000))), "noise", (0.0,) * 3, (1.0,) * 3)
+    loaded = load_model(name, weights=str(weights) if weights else None)
+    trace = trace_channels(loaded.module, loaded.example)
+    data = data.take(torch.arange(min(len(data), images or 300)))
+    chosen = [group.id for group in trace.prunable]
+    if groups is not None:
+        chosen = [chosen[round(place * (len(chosen) - 1) / max(1, groups - 1))] for place in range(groups)]
+    return Case(name, trace, data, score_channels(trace, None, "weight-l2"), chosen)
+
+
+def evaluate(module: nn.Module, data: ImageData) -> tuple[int, float]:
+    """(answers right, mean cross-entropy)."""
+    correct, loss = 0, 0.0
+    with torch.inference_mode():
+        for images, labels in zip(
+            data.images.split(EVALUATION_BATCH), data.labels.split(EVALUATION_BATCH), strict=True
+        ):
+            logits = module(images)
+            correct += int((logits.argmax(1) == labels).sum())
+            loss += float(F.cross_entropy(logits.double(), labels, reduction="sum"))
+    return correct, loss / len(data)
+
+
+def naive(case: Case, way: Callable[..., nn.Module], every: int = 1) -> dict[tuple[str, int], tuple[int, float]]:
+    """(group, units kept) -> answers of a copy built for that point alone. every: only each so-many-th point."""
+    found = {}
+    forks = _plan_forks(_chosen_groups(case.trace, case.groups), case.scores, FRACTIONS, Plan({}))
+    for fork in forks[::every]:
+        copy = way(case.trace.module, case.trace, Plan({fork.group.id: fork.kept}))
+        found[fork.group.id, len(fork.kept)] = evaluate(copy, case.data)
+    return found
+
+
+def pruned(module: nn.Module, trace: Trace, plan: Plan) -> nn.Module:
+    return prune_model(module, trace, plan, verify=False)
+
+
+def scan(case: Case, times: Times, first: list[float]) -> Sensitivity:
+    """One whole scan. first: seconds until every group had a curve, wall clock and CPU."""
+    began, cpu = time.perf_counter(), time.process_time()
+    told: list[float] = []
+
+    def watch(_: float, __: str, partial: Sensitivity | None = None) -> None:
+        if partial is not None and not told and len(partial.points) == len(case.groups):
+            told.extend((time.perf_counter() - began, time.process_time() - cpu))
+
+    with times.running():
+        found = scan_sensitivity(
+            case.trace, case.data, FRACTIONS, case.scores, groups=case.groups, on_progress=watch,
+            model_fingerprint="bench", data_fingerprint="bench",
+        )  # fmt: skip
+    first[:] = told
+    return found
+
+
+def compare(found: Sensitivity, expected: dict[tuple[str, int], tuple[int, float]], images: int) -> tuple[int, float]:
+    """(points with another number of right answers, largest difference of the losses)."""
+    points = {(name, point.kept): point for name, points in found.points.items() for point in points}
+    wrong, worst = 0, 0.0
+    for key, (correct, loss) in expected.items():
+        wrong += round(points[key].accuracy * images) != correct
+        worst = max(worst, abs(points[key].loss - loss))
+    return wrong, worst
+
+
+def lower_bound(case: Case) -> tuple[float, float]:
+    """(multiply-adds of all partial re-runs and one dense pass, the machine's multiply-adds per second)."""
+    batch = _batch_size(case.trace, None, len(case.data))
+    images = case.data.images[:batch]
+    engine = ForkEngine(
+        case.trace, _plan_forks(_chosen_groups(case.trace, case.groups), case.scores, FRACTIONS, Plan({})), narrow=True
+    )
+    work = sum(engine.macs(images).values())
+    forked = engine._on(images)
+    program, macs = forked.program, forked.runs.dense_macs
+    with torch.inference_mode():
+        env, calls = program.begin(images), []
+        for index, line in enumerate(program.lines):
+            if macs[index]:
+                args = line.args.copy()
+                for place, slot in line.refs:
+                    args[place] = env[slot].clone(memory_format=torch.preserve_format)
+                calls.append((line.op, args))
+            line.run(env, 0)
+        seconds = []
+        for _ in range(5):
+            began = time.process_time()
+            for op, args in calls:
+                op(*args)
+            seconds.append(time.process_time() - began)
+    dense = sum(macs) / batch
+    return (work + dense) * len(case.data), sum(macs) / statistics.median(seconds[1:])
+
+
+class PeakMemory(threading.Thread):
+    """Watches how far this process grows."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.before = self.peak = self.now()
+        self.over = threading.Event()
+
+    @staticmethod
+    def now() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    def run(self) -> None:
+        while not self.over.wait(0.02):
+            self.peak = max(self.peak, self.now())
+
+
+def ratio(a: Times, b: Times, share: float = 1.0) -> str:
+    wall = statistics.median(a.wall) / share / statistics.median(b.wall)
+    return f"{wall:.2f}x wall, {statistics.median(a.cpu) / share / statistics.median(b.cpu):.2f}x CPU"
+
+
+def bench(case: Case, threads: int, every: int, *, once: bool) -> bool:
+    torch.set_num_threads(threads)
+    print(f"\n{case.name}: {len(case.groups)} groups x {len(FRACTIONS)} fractions x {len(case.data)} images, "
+          f"{threads} thread{'s' if threads > 1 else ''}", flush=True)  # fmt: skip
+    ours, ways, first = Times(), {"pruned copies": Times(), "masked copies": Times()}, []
+    memory = PeakMemory() if Path("/proc/self/statm").exists() else None
+    if memory:
+        memory.start()
+    work, rate = lower_bound(case)
+    found = scan(case, ours, first)
+    if memory:
+        memory.over.set()
+        print(f"  memory over the model and images    {(memory.peak - memory.before) / 2**30:.2f} GiB")
+    with ways["pruned copies"].running():
+        expected = naive(case, pruned, every)
+    share = len(expected) / sum(len(points) - 1 for points in found.points.values())
+    with ways["masked copies"].running():
+        masked = naive(case, mask_model, 9 * every)
+    again = lower_bound(case)[1]
+    if not once:
+        scan(case, ours, first)
+    wrong, worst = compare(found, expected, len(case.data))
+    bound = work / statistics.median([rate, again])
+    cpu = statistics.median(ours.cpu)
+    print(f"  scan                                {ours}")
+    for name, times in ways.items():
+        part = share if name == "pruned copies" else share * len(masked) / len(expected)
+        print(f"  {name:<14} {part:5.0%} of points  {times};  naive / scan {ratio(times, ours, part)}")
+    print(f"  equal values                        {wrong} of {len(expected)} counts differ, losses within {worst:.1e}")
+    print(f"  lower bound                         {bound:8.2f} s CPU at {rate / 1e9:.1f} and {again / 1e9:.1f} GMAC/s; "
+          f"scan / bound {cpu / bound:.2f}")  # fmt: skip
+    sooner = statistics.median(ways["pruned copies"].wall) / share / first[0]
+    print(f"  first curves of all groups          {first[0]:8.2f} s wall, {first[1]:.2f} s CPU; "
+          f"{sooner:.0f}x sooner than the naive scan ends", flush=True)  # fmt: skip
+    return wrong == 0 and worst < 1e-5
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("nets", nargs="*", default=NETS, help=f"default: {' '.join(NETS)}")
+    parser.add_argument("--images", type=int, help="per point (default 300, for 224 pixels 16)")
+    parser.add_argument("--groups", type=int, help="only so many, spread over the network")
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--every", type=int, default=1, help="naive way on each so-many-th point only")
+    parser.add_argument("--once", action="store_true", help="no second scan after the naive one")
+    asked = parser.parse_args()
+    good = True
+    for name in asked.nets:
+        case = build(name, asked.images, asked.groups)
+        if case is not None:
+            for threads in asked.threads:
+                good &= bench(case, threads, asked.every, once=asked.once)
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
