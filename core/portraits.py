@@ -21,12 +21,14 @@ from core.apply import build_network
 from core.apply.surgery import kept_positions
 from core.errors import MeasureError
 from core.inventory import images_as_pixels
+from core.measure.cost import count_cost
 from core.measure.portrait import Excited, Filter, Portrait, narrowed, places, portray
 from core.records import Group, ImageData, Plan, Trace
 from core.subject import Subject, open_subject
 from core.trace.graph import record_tape
 
 PORTRAIT_IMAGES = 256  # selection images looked at, spread evenly
+BATCH, BATCH_MACS = 32, 10**10  # images at once, and their multiply-adds
 PICTURE_EDGE = 128  # pixels of a picture, about
 MORE, LESS = (213, 94, 0), (86, 180, 233)  # Okabe and Ito's vermilion and sky blue: apart for every eye
 DARKEST, BRIGHTEST, STRONGEST = 0.16, 0.86, 0.92  # the image is greyed to this range; then colour covers this much
@@ -124,7 +126,8 @@ def portray_plan(
     masks: dict[tuple[str, int], Tensor] = {}
     if any(len(kept) < trace.group(name).units for name, kept in plan.kept.items()):
         trace, masks = _after(subject, group, plan, repair)
-    found = portray(trace, data, group_id, unit, place=place or None, **told)
+    size = max(1, min(BATCH, BATCH_MACS // max(1, count_cost(subject.trace).macs)))  # a cancel is heard between two
+    found = portray(trace, data, group_id, unit, place=place or None, **{"batch_size": size, **told})
     return {**_as_json(found, masks, subject.trace), "places": list(places(subject.trace, group))}
 
 

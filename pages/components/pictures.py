@@ -27,13 +27,13 @@ def samples(subject: Subject, count: int) -> None:
     st.html(tables.pictures_html(_encoded(subject.data.fingerprint, count, subject)))
 
 
-def show(pixels: Sequence[Any], captions: Sequence[str]) -> None:
-    """Pictures (uint8, H x W x 3) in one row, each with its caption; ``captions`` may be empty."""
-    said = captions or [""] * len(pixels)
+def show(pixels: Sequence[Any], captions: Sequence[Sequence[str]]) -> None:
+    """Pictures (uint8, H x W x 3) in one row, each with the lines of its caption; ``captions`` may be empty."""
+    said = captions or [()] * len(pixels)
     cells = "".join(
-        f'<figure><img src="{_photo_url(Image.fromarray(one))}" alt="{escape(text)}">'
-        f'<figcaption style="white-space: normal">{escape(text)}</figcaption></figure>'
-        for one, text in zip(pixels, said, strict=True)
+        f'<figure><img src="{_photo_url(Image.fromarray(one))}" alt="{escape(", ".join(lines))}">'
+        f'<figcaption style="white-space: normal">{"<br>".join(map(escape, lines))}</figcaption></figure>'
+        for one, lines in zip(pixels, said, strict=True)
     )
     across = f"grid-template-columns: repeat({max(1, len(pixels))}, minmax(0, 1fr))"
     st.html(f'<div class="ps-pictures" style="{across}">{cells}</div>')

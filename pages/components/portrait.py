@@ -159,26 +159,18 @@ def _excitement(before: Found, after: Found | None, by: str, why: str) -> list[t
     return items
 
 
-def _columns(after: Found | None) -> list[Any]:
-    columns = list(st.columns(2, gap="large"))
-    for column, title in zip(columns, (BEFORE, AFTER), strict=True):
-        if title is BEFORE or after is not None:
-            column.markdown(title)
-    return columns
-
-
 def _filters(before: Found, after: Found | None, layer: str) -> None:
     made = {one["layer"]: one for one in before["filters"]}
     if not layer:
         return
     left = next((one for one in after["filters"] if one["layer"] == layer), None) if after is not None else None
     dense, pruned = filter_mosaics(made[layer], left)
-    columns = _columns(after)
+    columns = st.columns(2, gap="large")
     limit = grids.largest(dense.values, *([pruned.values] if pruned else []))
     shown = [("before", dense)] + ([("after", pruned)] if pruned is not None else [])
     for column, (when, mosaic) in zip(columns, shown, strict=False):
         column.plotly_chart(
-            grids.filter_grid(mosaic, f"Filter weights in {layer}", limit),
+            grids.filter_grid(mosaic, f"Filter weights in {layer}{_when(when, after)}", limit),
             key=f"filter_{when}",
             width="content",
             config=grids.config(f"filter-{layer}-{when}"),
@@ -211,7 +203,7 @@ def _mean_map(before: Found, after: Found | None) -> None:
     height, width = before["size"]
     for column, (when, found) in zip(columns, shown, strict=False):
         column.plotly_chart(
-            grids.map_grid(found["mean_map"], f"Mean activation map, {height} x {width}", ends),
+            grids.map_grid(found["mean_map"], f"Mean activation map, {height} x {width}{_when(when, after)}", ends),
             key=f"map_{when}",
             width="content",
             config=grids.config(f"mean-map-{when}"),
@@ -225,10 +217,12 @@ def _images(subject: Subject, before: Found, after: Found | None, by: str) -> No
     shown = [(before, after)] + ([(after, before)] if after is not None else [])
     for column, (found, other) in zip(columns, shown, strict=False):
         drawn = sights(subject, found, by, other)
-        values = [f"{one.label}: {grids.number(one.value)}" for one in drawn]
-        ranks = [f", was {grids.ordinal(one.rank)}" if found is after else "" for one in drawn]
-        captions = [value + rank for value, rank in zip(values, ranks, strict=True)]
+        then = "was" if found is after else "then"
+        ranks = [f"{then} {grids.ordinal(one.rank)}" if after is not None else "" for one in drawn]
+        captions = [(f"{one.label}: {grids.number(one.value)}", rank) for one, rank in zip(drawn, ranks, strict=True)]
         with column:
+            if after is not None:
+                st.markdown(BEFORE if found is before else AFTER)
             if before["mean_map"] is not None:
                 pictures.show([one.activation for one in drawn], captions)
             st.caption("Where it looks, by Integrated Gradients")
@@ -240,6 +234,10 @@ def _images(subject: Subject, before: Found, after: Found | None, by: str) -> No
         + f"{_missing(before, by)} before"
         + (f", {_missing(after, by)} after." if after is not None else ".")
     )
+
+
+def _when(when: str, after: Found | None) -> str:
+    return f", {when}" if after is not None else ""
 
 
 def _missing(found: Found, by: str) -> str:
