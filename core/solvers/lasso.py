@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.linalg.blas import dger
 from torch import Tensor
 
 SPANNED = 1e-10  # a column whose remaining share of its length is below this says nothing new
@@ -56,7 +57,9 @@ def lasso_path(G: Tensor, b: Tensor) -> LassoPath:
 class _Path:
     def __init__(self, G: np.ndarray, b: np.ndarray) -> None:
         self.b, self.lengths = b, np.diag(G).copy()
-        self.swept = G.copy()  # -G_AA^-1 on active columns, G_IA G_AA^-1 between, the Schur complement on the rest
+        self.swept = np.array(
+            G, order="C"
+        )  # -G_AA^-1 on active columns, G_IA G_AA^-1 between, the Schur complement on the rest
         self.usable = self.lengths > np.finfo(np.float64).eps * max(self.lengths.max(initial=0.0), 1e-300)
         self.active = np.zeros(len(b), dtype=bool)
         self.signs, self.entered = np.zeros(len(b)), np.zeros(len(b))
@@ -70,9 +73,7 @@ class _Path:
 
     def step(self) -> None:
         """From one knot to the next: as far as no column joins or leaves."""
-        beta, correlation = self._solution(self.strength)
-        toward = self.swept @ np.where(self.active, self.signs, 0.0)
-        move, fall = np.where(self.active, -toward, 0.0), np.where(self.active, 0.0, toward)
+        beta, correlation, move, fall = self._solution()
         waiting = self.usable & ~self.active
         rising, falling = (waiting & ~(self.at_rest & (self.signs == sign)) for sign in (1, -1))
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -94,12 +95,17 @@ class _Path:
         else:
             self._join(join, 1.0 if up[join] <= down[join] else -1.0)
         if length > 0:
-            self.knots.append((self.strength, self._solution(self.strength)[0]))
+            self.knots.append((self.strength, np.where(self.active, beta + length * move, 0.0)))
 
-    def _solution(self, strength: float) -> tuple[np.ndarray, np.ndarray]:
-        """(beta, Z^T residual), from the closed form, so that no error adds up along the path."""
-        made = self.swept @ np.where(self.active, self.b - strength * self.signs, 0.0)
-        return np.where(self.active, -made, 0.0), self.b - made
+    def _solution(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """(beta, Z^T residual), and how fast beta grows and the residual's part falls while lambda falls.
+
+        From the closed form, so that no error adds up along the path.
+        """
+        here = np.stack([self.b - self.strength * self.signs, self.signs], axis=1)
+        made, toward = (self.swept @ np.where(self.active[:, None], here, 0.0)).T
+        beta, move = np.where(self.active, -made, 0.0), np.where(self.active, -toward, 0.0)
+        return beta, self.b - made, move, np.where(self.active, 0.0, toward)
 
     def _join(self, column: int, sign: float) -> None:
         if self.swept[column, column] <= SPANNED * self.lengths[column]:
@@ -115,7 +121,7 @@ class _Path:
         """Take column k into the inverted block (1) or out of it (-1). Goodnight 1979, "A tutorial on the SWEEP"."""
         pivot = self.swept[k, k]
         row = self.swept[k].copy()
-        self.swept -= np.outer(row, row / pivot)
+        dger(-1.0 / pivot, row, row, a=self.swept.T, overwrite_a=1)  # in place: the path's cost is this memory traffic
         self.swept[k] = self.swept[:, k] = direction * row / pivot
         self.swept[k, k] = -1.0 / pivot
 
