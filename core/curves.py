@@ -17,7 +17,6 @@ from core.errors import MeasureError
 from core.measure.cost import LatencyTable, count_cost, predict_latency
 from core.measure.sensitivity import Sensitivity
 from core.records import CurvePoint, Plan, Scores, Trace
-from core.solvers.intervals import newcombe
 
 SURELY, PERHAPS, WITHIN, BEYOND = "surely", "perhaps", "within", "beyond"
 COLUMNS = (
@@ -151,14 +150,10 @@ def lost_points(sensitivity: Sensitivity, group_id: str, quantity: str) -> list[
 
 
 def _lost(sensitivity: Sensitivity, group_id: str, point: CurvePoint, removed: int, quantity: str) -> Lost:
-    dense = sensitivity.dense
     if quantity == "loss":
-        return Lost(removed, point.loss - dense.loss, None, None, point.images)
-    if hasattr(sensitivity, "change"):
-        change = sensitivity.change(group_id, point.removed_fraction)
-        return Lost(removed, -change.value, -change.high, -change.low, change.images)
-    before, after = (dense.accuracy, dense.low, dense.high), (point.accuracy, point.low, point.high)
-    return Lost(removed, dense.accuracy - point.accuracy, *newcombe(before, after), point.images)
+        return Lost(removed, point.loss - sensitivity.dense.loss, None, None, point.images)
+    change = sensitivity.change(group_id, point.removed_fraction)
+    return Lost(removed, -change.value, -change.high, -change.low, change.images)
 
 
 def lost_at(found: Sequence[Lost], removed: int) -> Lost:

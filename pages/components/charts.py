@@ -14,7 +14,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from core import RankedUnit, Sensitivity
+from core import CurvePoint, RankedUnit, Sensitivity
 
 FOCUS, FOCUS_BAND = "#D55E00", "rgba(213, 94, 0, 0.24)"
 CURVE, CURVE_BAND = "#1A82C4", "rgba(26, 130, 196, 0.28)"
@@ -179,7 +179,7 @@ def _curve(
         x=[100 * point.removed_fraction for point in points],
         y=[scale * getattr(point, quantity) for point in points],
         customdata=[
-            [group_id, points[0].kept - point.kept, points[0].kept, 100 * point.low, 100 * point.high, point.images]
+            [group_id, points[0].kept - point.kept, points[0].kept, 100 * point.low, 100 * point.high, _basis(point)]
             for point in points
         ],
         mode="lines+markers",
@@ -193,8 +193,14 @@ def _curve(
         legendgroup=legend or group_id,
         legendrank=3 if legend else 1,
         hovertemplate=f"<b>{name}</b><br>%{{customdata[1]}} of %{{customdata[2]}} channels removed (%{{x:.1f}} %)"
-        f"<br>{reading}<br>%{{customdata[5]}} images<extra></extra>",
+        f"<br>{reading}<br>%{{customdata[5]}}<extra></extra>",
     )
+
+
+def _basis(point: CurvePoint) -> str:
+    """What a point stands on, and how far its answers are from the dense network's where that was measured."""
+    apart = "" if point.kl is None else f", {point.kl:.3g} nats of KL divergence from dense"
+    return f"{point.images} images{apart}"
 
 
 def _band(sensitivity: Sensitivity, group_id: str, colour: str, name: str) -> go.Scatter:

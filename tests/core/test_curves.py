@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -32,7 +33,7 @@ from core.measure.cost import LatencyTable, build_latency_table, count_cost, pre
 from core.measure.importance.first_order import first_order_changes
 from core.measure.sensitivity import Sensitivity, scan_sensitivity
 from core.records import CurvePoint, ImageData, Plan, Scores, Trace
-from core.solvers.intervals import newcombe, wilson
+from core.solvers.intervals import newcombe, paired_interval, wilson
 from core.tasks import taylor_curves
 from core.trace import trace_channels
 from core.views import drop_rows
@@ -123,6 +124,17 @@ def test_what_is_lost_is_what_the_other_table_says(trace: Trace) -> None:
     assert (at.low, at.high) == newcombe((0.9, *wilson(9_000, 10_000)), (0.899, *wilson(8_990, 10_000)))
     between = lost_at(lost_points(found, row.id, "accuracy"), 12)
     assert not between.measured and between.value == pytest.approx((0.001 + 0.03) / 2)
+
+
+def test_paired_counts_tell_more_than_two_shares(trace: Trace) -> None:
+    found = scan(trace, STEEP)
+    (name,) = found.points
+    paired = tuple(replace(p, lost=9_000 - round(10_000 * p.accuracy) + 5, gained=5) for p in found.points[name])
+    narrow = lost_at(lost_points(replace(found, points={name: paired}), name, "accuracy"), 8)
+    wide = lost_at(lost_points(found, name, "accuracy"), 8)
+    assert narrow.value == pytest.approx(wide.value) == pytest.approx(0.001)
+    assert narrow.low is not None and wide.low is not None and wide.low < narrow.low < narrow.value
+    assert (narrow.low, narrow.high) == tuple(-end for end in reversed(paired_interval(15, 5, 10_000)))
 
 
 def test_the_loss_has_no_interval_and_is_judged_by_its_value(trace: Trace) -> None:

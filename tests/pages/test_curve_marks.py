@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import plotly.graph_objects as go
 import pytest
@@ -55,8 +56,17 @@ def test_points_wear_their_verdict_and_say_it(scan: Sensitivity) -> None:
     assert list(curve.marker.symbol) == ["circle", "circle-open", "circle-open", "x-thin"]
     assert curve.text[0] == "nothing removed" and curve.text[3].endswith("beyond the limit")
     assert curve.text[2].startswith("lost 3.0 points [") and "perhaps" in curve.text[2]
-    assert "%{text}" in curve.hovertemplate and "images" in curve.hovertemplate
+    assert "%{text}" in curve.hovertemplate and curve.customdata[2][5] == "200 images"
     assert "%{text}" not in by_name(figure, "other groups").hovertemplate
+
+
+def test_a_point_says_how_far_it_is_from_dense_where_that_is_known(scan: Sensitivity) -> None:
+    start, *rest = scan.points["b"]
+    points = {"b": (start, *(replace(one, kl=0.0123, lost=3, gained=1) for one in rest))}
+    found = replace(scan, points=points)
+    told = by_name(charts.curves(found, NAMES, focus="b"), "second").customdata[1][5]
+    assert told == "200 images, 0.0123 nats of KL divergence from dense"
+    assert lost_points(found, "b", "accuracy")[1].value == pytest.approx((3 - 1) / 200)
 
 
 def test_the_estimate_is_dashed_and_adds_to_the_dense_loss(scan: Sensitivity) -> None:
