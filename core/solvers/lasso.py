@@ -57,9 +57,8 @@ def lasso_path(G: Tensor, b: Tensor) -> LassoPath:
 class _Path:
     def __init__(self, G: np.ndarray, b: np.ndarray) -> None:
         self.b, self.lengths = b, np.diag(G).copy()
-        self.swept = np.array(
-            G, order="C"
-        )  # -G_AA^-1 on active columns, G_IA G_AA^-1 between, the Schur complement on the rest
+        # -G_AA^-1 on active columns, G_IA G_AA^-1 between, the Schur complement on the rest
+        self.swept = np.array(G, order="C")
         self.usable = self.lengths > np.finfo(np.float64).eps * max(self.lengths.max(initial=0.0), 1e-300)
         self.active = np.zeros(len(b), dtype=bool)
         self.signs, self.entered = np.zeros(len(b)), np.zeros(len(b))
