@@ -1,7 +1,8 @@
 """In what order a scan works: what tells most comes first, and everything comes in the end.
 
-First three widths of every group on few images; then the widths where the curves bend, then all; then more images,
-first for the three widths and for those of which the interval does not yet say which side of a decision they are on.
+First three widths of every group on few images, then the widths where the curves bend; then the three widths on all
+images, which is what ranks the groups; then every width on more and more images, first those of which the interval
+does not yet say which side of a decision they are on.
 """
 
 from __future__ import annotations
@@ -46,11 +47,11 @@ def rounds(
     chosen = set(coarse)
     rest = sorted((f for f in forks if f not in chosen), key=lambda f: -_bend(f, forks, tallies, start[0]))
     yield Round("Where curves bend", rest[: len(rest) // 2], images)
-    yield Round("First curves on more images", coarse, _next(images, total))
+    yield Round("First curves on all images", coarse, total)  # ranks the groups for a third of the work
     yield Round("All widths", rest, images)
     while images < total:
         images = _next(images, total)
-        undecided = [fork for fork in forks if fork in chosen or open_at(tallies.get(fork), decision)]
+        undecided = [fork for fork in forks if open_at(tallies.get(fork), decision)]
         yield Round("More images where it is close", undecided, images)
         yield Round("More images", forks, images)
     yield Round("More images", forks, total)
