@@ -145,7 +145,7 @@ def show_curves(subject: Subject, sensitivity: Sensitivity, focus: str, criterio
     if view == VIEWS[0]:
         figure = charts.curves(sensitivity, names, focus=focus, **options)
         has = marks(figure, focus, charts.FOCUS)
-        curve_marks.add_room(figure, has, subject.trace.group(focus).units, top=limit.quantity == "loss")
+        curve_marks.add_room(figure, has, subject.trace.group(focus).units)
         st.plotly_chart(
             figure,
             key="curves",

@@ -89,20 +89,11 @@ def zoom(figure: go.Figure, sensitivity: Sensitivity, limit: Limit, *, log: bool
         figure.update_yaxes(range=[level - far, min(level + 0.25 * far, 100 + 0.06 * far)], tickvals=None, nticks=6)
 
 
-def add_room(figure: go.Figure, removed: int, units: int, *, top: bool) -> None:
-    """A dotted upright at the largest removal within the limit, with its number above or below the curves."""
-    share = 100 * removed / units
-    figure.add_vline(x=share, line={"color": LIMIT, "width": 1.4, "dash": "dot"})
-    figure.add_annotation(
-        x=share,
-        y=0.97 if top else 0.03,
-        yref="paper",
-        text=f"{removed} of {units} may leave",
-        showarrow=False,
-        xshift=5 if share < 60 else -5,
-        xanchor="left" if share < 60 else "right",
-        font={"size": 12, "color": LIMIT},
-    )
+def add_room(figure: go.Figure, removed: int, units: int) -> None:
+    """A dotted upright at the largest removal within the limit, with its number in the legend."""
+    line = {"color": LIMIT, "width": 1.4, "dash": "dot"}
+    name = f"{removed} of {units} may leave"
+    figure.add_vline(x=100 * removed / units, line=line, name=name, showlegend=True, legendrank=3)
 
 
 def add_estimate(

@@ -26,7 +26,7 @@ from core import (
 from pages.components import choices, curve_marks, session, tables
 
 JUDGED, ORDER = "scan_judged", "scan_order"
-JUDGES = {WITHIN: "the measured value", SURELY: "surely, by the interval", PERHAPS: "perhaps, by the interval"}
+JUDGES = {WITHIN: "Measured value", SURELY: "Surely", PERHAPS: "Perhaps"}
 ORDERS = {"share": "Share that may leave", "macs": "MACs saved", "ms": "Time saved"}
 TABS = ("What may leave within the limit", "What is lost at 25, 50 and 75 %")
 

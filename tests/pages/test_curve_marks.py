@@ -113,5 +113,5 @@ def test_figures_are_plain_json(scan: Sensitivity) -> None:
     figure = charts.curves(scan, NAMES, focus="a")
     curve_marks.add_limit(figure, scan, Limit("accuracy", 0.01))
     curve_marks.mark_verdicts(figure, "a", lost_points(scan, "a", "accuracy"), Limit("accuracy", 0.01))
-    curve_marks.add_room(figure, 3, 8, top=False)
-    assert json.loads(figure.to_json())["layout"]["annotations"][0]["text"] == "3 of 8 may leave"
+    curve_marks.add_room(figure, 3, 8)
+    assert json.loads(figure.to_json())["layout"]["shapes"][0]["name"] == "3 of 8 may leave"
