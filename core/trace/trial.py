@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import cycle
 
 import numpy as np
 import torch
@@ -27,7 +26,8 @@ from core.trace.rules import Flow
 from core.trace.watch import DiffersError, Watch, shapes_of
 from core.trace.written import WrittenWidth, harms, set_written, written_values
 
-PARTS = (2, 4, 3)  # what stays of neighbouring groups: one in so many
+SHARES = (0.25, 0.7, 0.35, 0.8, 0.4, 0.6, 0.3)  # what stays of a group; never one half, which is all that two units can
+TRIALS = 2
 
 
 @dataclass(frozen=True)
@@ -42,14 +42,25 @@ class Fault:
     stays: np.ndarray
 
 
-def _keep(groups: list[Group], layout: Layout) -> np.ndarray:
-    """bool (units + 1,): of each of the groups a half, a quarter or a third of its units stay, at random."""
+def _keep(groups: list[Group], layout: Layout, trial: int) -> np.ndarray:
+    """bool (units + 1,): which units of the groups stay, at random; of each group another share.
+
+    Among 49 neighbours no two keep the same share in both trials.
+    """
     stays = np.ones(layout.units + 1, dtype=bool)
-    generator = np.random.default_rng(0)
-    for group, parts in zip(groups, cycle(PARTS), strict=False):
-        start, kept = layout.first[group.id], (group.units + parts - 1) // parts
+    generator = np.random.default_rng(trial)
+    for index, group in enumerate(groups):
+        start, kept = layout.first[group.id], _kept(group.units, index, trial)
         stays[start + generator.permutation(group.units)[kept:]] = False
     return stays
+
+
+def _kept(units: int, index: int, trial: int) -> int:
+    if units == 2:
+        return 2 if index % 3 == 1 - trial else 1
+    at = index if trial == 0 else index // len(SHARES) + 3 * index
+    kept = min(units - 1, max(1, round(units * SHARES[at % len(SHARES)])))
+    return kept - 1 if 2 * kept == units else kept
 
 
 def find_fault(
@@ -60,7 +71,7 @@ def find_fault(
     layout: Layout,
     written: tuple[WrittenWidth, ...] = (),
 ) -> Fault | None:
-    """Narrow all prunable groups and run; None when everything follows.
+    """Narrow all prunable groups and run, twice; None when everything follows.
 
     Two widths in one expression (``channels // heads``) only show when they do not move alike, and a part cut at a
     fixed place only when units leave on both sides of it unevenly.
@@ -68,7 +79,11 @@ def find_fault(
     narrowed = [group for group in groups if group.prunable and group.gather_of is None]
     if not narrowed:
         return None
-    return _try(module, example, Watch(flow, layout, _keep(narrowed, layout)), narrowed, written)
+    for trial in range(TRIALS):
+        fault = _try(module, example, Watch(flow, layout, _keep(narrowed, layout, trial)), narrowed, written)
+        if fault is not None:
+            return fault
+    return None
 
 
 def _try(
