@@ -8,8 +8,9 @@ fault.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
@@ -26,8 +27,8 @@ from core.trace.rules import Flow
 from core.trace.watch import DiffersError, Watch, shapes_of
 from core.trace.written import WrittenWidth, harms, set_written, written_values
 
-SHARES = (0.25, 0.7, 0.35, 0.8, 0.4, 0.6, 0.3)  # what stays of a group; never one half, which is all that two units can
-TRIALS = 2
+SHARES = (0.25, 0.7, 0.35, 0.8, 0.4, 0.6, 0.3)  # what may stay of a group
+FEW = 5  # units of which every number is tried, all of them too
 
 
 @dataclass(frozen=True)
@@ -42,25 +43,39 @@ class Fault:
     stays: np.ndarray
 
 
-def _keep(groups: list[Group], layout: Layout, trial: int) -> np.ndarray:
-    """bool (units + 1,): which units of the groups stay, at random; of each group another share.
+def _keeps(groups: list[Group], layout: Layout) -> Iterator[np.ndarray]:
+    """For each of two trials, bool (units + 1,): which units of the groups stay, at random.
 
-    Among 49 neighbours no two keep the same share in both trials.
+    As far as there are enough ways, no two groups keep the same share in both trials.
     """
-    stays = np.ones(layout.units + 1, dtype=bool)
-    generator = np.random.default_rng(trial)
-    for index, group in enumerate(groups):
-        start, kept = layout.first[group.id], _kept(group.units, index, trial)
-        stays[start + generator.permutation(group.units)[kept:]] = False
-    return stays
+    used: set[tuple[float, float]] = set()
+    chosen: list[tuple[int, int]] = []
+    for group in groups:
+        ways = _ways(group.units)
+        free = (way for way in ways if (way[0] / group.units, way[1] / group.units) not in used)
+        way = next(free, ways[len(chosen) % len(ways)])
+        used.add((way[0] / group.units, way[1] / group.units))
+        chosen.append(way)
+    for trial in range(2):
+        stays = np.ones(layout.units + 1, dtype=bool)
+        generator = np.random.default_rng(trial)
+        for group, way in zip(groups, chosen, strict=True):
+            start = layout.first[group.id]
+            stays[start + generator.permutation(group.units)[way[trial] :]] = False
+        yield stays
 
 
-def _kept(units: int, index: int, trial: int) -> int:
-    if units == 2:
-        return 2 if index % 3 == 1 - trial else 1
-    at = index if trial == 0 else index // len(SHARES) + 3 * index
-    kept = min(units - 1, max(1, round(units * SHARES[at % len(SHARES)])))
-    return kept - 1 if 2 * kept == units else kept
+@cache
+def _ways(units: int) -> list[tuple[int, int]]:
+    """How many of a group's units may stay in the first trial and in the second; not all of them in both."""
+    some = range(1, units + 1) if units <= FEW else dict.fromkeys(round(units * share) for share in SHARES)
+    counts = list(some)
+    pairs = [
+        (count, counts[(at + far) % len(counts)])
+        for far in (*range(1, len(counts)), 0)
+        for at, count in enumerate(counts)
+    ]
+    return [pair for pair in pairs if pair != (units, units)]
 
 
 def find_fault(
@@ -79,8 +94,8 @@ def find_fault(
     narrowed = [group for group in groups if group.prunable and group.gather_of is None]
     if not narrowed:
         return None
-    for trial in range(TRIALS):
-        fault = _try(module, example, Watch(flow, layout, _keep(narrowed, layout, trial)), narrowed, written)
+    for stays in _keeps(narrowed, layout):
+        fault = _try(module, example, Watch(flow, layout, stays), narrowed, written)
         if fault is not None:
             return fault
     return None

@@ -13,6 +13,8 @@ from core.trace import trace_channels
 from core.trace.copies import named_state
 from core.trace.graph import record_tape
 from core.trace.memo import forget, recalled
+from core.trace.trial import _ways
+from tests.random_blocks.tokens import HandAttention, Tokens
 from tests.zoo import outputs, random_plan, randomise
 
 aten = torch.ops.aten
@@ -223,3 +225,21 @@ def test_a_layers_own_number_of_groups_needs_no_trial() -> None:
     module = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 3, groups=8), nn.GroupNorm(4, 8), nn.Conv2d(8, 2, 1))
     tape = record_tape(module.eval().to(memory_format=torch.channels_last), torch.zeros(1, 3, 6, 6))
     assert tape.shape_only and not tape.repeats_widths
+
+
+@pytest.mark.parametrize(("heads", "each"), [(2, 2), (3, 1), (3, 2), (2, 8)])
+def test_two_widths_in_one_expression_show(heads: int, each: int) -> None:
+    """``width // heads`` follows as long as both keep the same share."""
+    width = heads * each
+    attention = Tokens([HandAttention(width, heads, each, "qkv_width", False)], [nn.Identity()], None, None)
+    module = nn.Sequential(nn.Conv2d(3, width, 3), attention, nn.Conv2d(width, 4, 1), nn.Conv2d(4, 2, 1)).eval()
+    trace = trace_channels(module, torch.zeros(1, 3, 6, 6))
+    assert "several widths" in str(trace.group("0").reason) or "fixes this width" in str(trace.group("0").reason)
+    assert trace.group("2").prunable
+
+
+@pytest.mark.parametrize("units", [2, 3, 4, 6, 12, 64])
+def test_a_group_keeps_its_share_from_all_others(units: int) -> None:
+    pairs = [(one / units, two / units) for one, two in _ways(units)]
+    assert len(set(pairs)) == len(pairs) >= 3 and (1.0, 1.0) not in pairs
+    assert all(0 < share <= 1 for pair in pairs for share in pair)
