@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,7 +13,7 @@ from scipy.sparse import csr_array
 from torch import Tensor
 
 from core.records import Group, Plan
-from core.trace.labels import Key, WeightLabels
+from core.trace.labels import Dim, Key, Merged, WeightLabels
 
 if TYPE_CHECKING:
     from core.trace.rules import Flow
@@ -93,11 +94,7 @@ def promised(flow: Flow, layout: Layout, stays: np.ndarray, slot: int) -> tuple[
     dense = flow.tape.shapes[slot]
     labels = flow.get(slot)
     if isinstance(labels, WeightLabels):
-        vectors = [layout.vector_of.get(dim) if isinstance(dim, tuple) else None for dim in labels.dims]
-        return tuple(
-            size if vector is None else int(stays[layout.vectors[vector]].sum())
-            for size, vector in zip(dense, vectors, strict=True)
-        )
+        return tuple(_promised_along(dim, size, layout, stays) for dim, size in zip(labels.dims, dense, strict=True))
     if labels.numel() == 1:
         return dense
     mask = stays[layout.unit_of_label[labels.numpy()]]
@@ -109,6 +106,16 @@ def promised(flow: Flow, layout: Layout, stays: np.ndarray, slot: int) -> tuple[
     return tuple(
         int(mask.any(axis=others[axis]).sum()) if mask.shape[axis] > 1 else whole for axis, whole in enumerate(dense)
     )
+
+
+def _promised_along(dim: Dim, size: int, layout: Layout, stays: np.ndarray) -> int:
+    if isinstance(dim, Merged):
+        return math.prod(
+            _promised_along(part, part_size, layout, stays)
+            for part, part_size in zip(dim.parts, dim.sizes, strict=True)
+        )
+    vector = None if dim is None else layout.vector_of.get(dim)
+    return size if vector is None else int(stays[layout.vectors[vector]].sum())
 
 
 class LayoutBuilder:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from core import mask_model, prune_model
 from core.trace import trace_channels
@@ -243,3 +244,24 @@ def test_a_group_keeps_its_share_from_all_others(units: int) -> None:
     pairs = [(one / units, two / units) for one, two in _ways(units)]
     assert len(set(pairs)) == len(pairs) >= 3 and (1.0, 1.0) not in pairs
     assert all(0 < share <= 1 for pair in pairs for share in pair)
+
+
+class Standardised(nn.Conv2d):
+    """timm's: the weight is flattened, and its outputs normalised by a batch norm."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = self.weight.reshape(1, self.out_channels, -1)
+        weight = F.batch_norm(rows, None, None, training=True, momentum=0.0).reshape_as(self.weight)
+        return F.conv2d(x, weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+
+
+def test_flattened_weights_are_promised_their_narrow_size() -> None:
+    module = nn.Sequential(nn.Conv2d(3, 8, 1), Standardised(8, 6, 3), nn.Conv2d(6, 2, 1)).eval()
+    trace = trace_channels(module, torch.zeros(1, 3, 6, 6), mixing=True)
+    assert [group.id for group in trace.prunable] == ["0", "1"]
+    assert outputs(prune_model(module, trace, random_plan(trace, 0.5, 0)), torch.randn(1, 3, 6, 6))[0].shape == (
+        1,
+        2,
+        4,
+        4,
+    )
