@@ -61,14 +61,31 @@ def score_subject(
     return score_channels(subject.trace, few, criterion, on_progress=on_progress, cancelled=cancelled)
 
 
-def scan(model: str, weights: str, data: str, criterion: str, on_progress: Progress, cancelled: Stop) -> dict[str, Any]:
-    """Sensitivity curves of all groups on selection images. Result and partial: ``Sensitivity.to_dict()``."""
+def scan(
+    model: str,
+    weights: str,
+    data: str,
+    criterion: str,
+    on_progress: Progress,
+    cancelled: Stop,
+    resume: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Sensitivity curves of all groups on selection images. Result and partial: ``Sensitivity.to_dict()``.
+
+    ``resume``: the partial of a scan that was stopped; it goes on from there.
+    """
     subject = open_subject(model, weights, data)
-    return scan_subject(subject, criterion, on_progress, cancelled).to_dict()
+    older = Sensitivity.from_dict(resume) if resume else None
+    return scan_subject(subject, criterion, on_progress, cancelled, resume=older).to_dict()
 
 
 def scan_subject(
-    subject: Subject, criterion: str, on_progress: Progress | None = None, cancelled: Stop | None = None
+    subject: Subject,
+    criterion: str,
+    on_progress: Progress | None = None,
+    cancelled: Stop | None = None,
+    *,
+    resume: Sensitivity | None = None,
 ) -> Sensitivity:
     """As ``scan``, for those who hold the subject. Nothing here sees the report images."""
     scores = score_subject(subject, criterion, cancelled=cancelled)
@@ -84,6 +101,7 @@ def scan_subject(
         scores,
         limit=SCAN_IMAGES,
         seed=SCAN_SEED,
+        resume=resume,
         on_progress=report,
         cancelled=cancelled,
     )

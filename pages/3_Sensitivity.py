@@ -51,8 +51,10 @@ def choose_criterion(record: Workspace) -> str:
 
 
 def start(subject: Subject, criterion: str) -> None:
+    """Begin a scan, or go on with one that was stopped."""
+    stopped = work.ensure("scan", subject, criterion=criterion, start=False).result
     work.again("scan", subject, criterion=criterion)
-    work.ensure("scan", subject, criterion=criterion)
+    work.ensure("scan", subject, criterion=criterion, resume=stopped)
     session.set_temporary(MEASURED_NOW, [*session.temporary(MEASURED_NOW, []), [subject.key, criterion]])
 
 
@@ -288,7 +290,7 @@ def show(subject: Subject, criterion: str) -> None:
 def show_scan(subject: Subject, criterion: str) -> None:
     found = work.ensure("scan", subject, criterion=criterion, start=False)
     retry = (lambda: start(subject, criterion)) if found.result is not None else None
-    work.progress(found, "Scan", retry=retry, key="scan")
+    work.progress(found, "Scan", retry=retry, key="scan", anew="Go on")
     sensitivity = Sensitivity.from_dict(found.result) if found.result is not None else None
     if sensitivity is None or not sensitivity.points:
         if not found.active:

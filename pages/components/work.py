@@ -131,10 +131,19 @@ def known(verb: str, about: Subject, read: Callable[[Any], Any], **arguments: An
     return value
 
 
-def ensure(verb: str, about: Subject, *, slot: str | None = None, start: bool = True, **arguments: Any) -> Work:
+def ensure(
+    verb: str,
+    about: Subject,
+    *,
+    slot: str | None = None,
+    start: bool = True,
+    resume: Any = None,
+    **arguments: Any,
+) -> Work:
     """The result of ``verb`` on ``about``; starts its job when it is not there (unless ``start`` is False).
 
     slot: an older unfinished job of this person in the same slot is dropped for this one (previews while tuning).
+    resume: a partial result to go on from; it does not change what comes out, and so does not name it.
     """
     key = job_key(verb, about, **arguments)
     found = find_result(open_store(), verb, about, **arguments)
@@ -148,7 +157,8 @@ def ensure(verb: str, about: Subject, *, slot: str | None = None, start: bool = 
         if not start:
             return Work(None, None)
         opened = {"model": about.model_source, "weights": about.weights, "data": about.data_source}
-        job_id = open_jobs().submit(session.owner(), verb, {**opened, **arguments}, key=key, replaces=slot)
+        given = {**opened, **arguments} if resume is None else {**opened, **arguments, "resume": resume}
+        job_id = open_jobs().submit(session.owner(), verb, given, key=key, replaces=slot)
         session.set_temporary(f"job-{key}", job_id)
     job = open_jobs().status(job_id)
     return Work(job.result if job.result is not None else job.partial, job)
@@ -164,9 +174,11 @@ def poll(active: bool) -> float | None:
     return POLL_S if active else None
 
 
-def progress(work: Work, what: str, *, retry: Callable[[], None] | None = None, key: str = "") -> None:
+def progress(
+    work: Work, what: str, *, retry: Callable[[], None] | None = None, key: str = "", anew: str = "Start again"
+) -> None:
     """How far a job is, with time left and a way to stop it; what went wrong when it ended badly. Draw it in a
-    fragment that polls."""
+    fragment that polls. ``anew``: the words on the button that calls ``retry``."""
     job = work.job
     if job is None or job.state == "done":
         return
@@ -183,4 +195,4 @@ def progress(work: Work, what: str, *, retry: Callable[[], None] | None = None, 
     told = job.error or f"{what} was cancelled." + (" What was measured until then is kept." if job.partial else "")
     (st.error if job.state == "failed" else st.info)(told)
     if retry is not None:
-        st.button("Start again", key=f"again-{key}-{job.id}", on_click=retry)
+        st.button(anew, key=f"again-{key}-{job.id}", on_click=retry)

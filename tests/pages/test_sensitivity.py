@@ -164,6 +164,15 @@ def test_before_a_scan_there_is_one_button_that_says_what_it_does(subject: Subje
     assert not app.get("plotly_chart")
 
 
+def open_scan(app: AppTest) -> Any:
+    """The newest job of the visitor."""
+    return core.jobs.open_jobs().statuses(saved(app).token)[-1]
+
+
+def images_seen(partial: Any) -> int:
+    return sum(point.images for points in Sensitivity.from_dict(partial).points.values() for point in points)
+
+
 def test_a_scan_is_watched_stopped_and_what_it_measured_stays(subject: Subject) -> None:
     app = visit(None, subject)
     app.button(key="start_scan").click().run()
@@ -178,6 +187,10 @@ def test_a_scan_is_watched_stopped_and_what_it_measured_stays(subject: Subject) 
     reloaded = AppTest.from_file(PAGE, default_timeout=60)
     reloaded.query_params["w"] = saved(app).token
     assert "being measured now" in text(reloaded.run())
+    first = images_seen(open_scan(app).partial)
+    while images_seen(open_scan(app).partial) == first:
+        assert time.monotonic() < until
+        time.sleep(0.1)
     next(button for button in app.button if button.label == "Cancel").click().run()
     while "stopped early" not in text(app):
         assert time.monotonic() < until, text(app)
@@ -188,7 +201,12 @@ def test_a_scan_is_watched_stopped_and_what_it_measured_stays(subject: Subject) 
     job = next(iter(core.jobs.open_jobs().statuses(saved(app).token)))
     curve = Sensitivity.from_dict(job.partial).points["features.0"]
     assert drawn(app)["features.0"][1] == pytest.approx([100 * point.accuracy for point in curve])
-    assert [button for button in app.button if button.label == "Start again"]
+    next(button for button in app.button if button.label == "Go on").click().run()
+    while (newest := open_scan(app)).id == job.id or newest.partial is None:
+        assert time.monotonic() < until, newest
+        time.sleep(0.05)
+    core.jobs.open_jobs().cancel(newest.id)
+    assert images_seen(newest.partial) >= images_seen(job.partial) > first, "it went on from where it was stopped"
 
 
 def test_a_stored_scan_that_cannot_be_read_is_one_sentence(subject: Subject, scan: Sensitivity) -> None:
