@@ -34,13 +34,12 @@ GROUPED = {f"conv{kind}{rank}d": (6, "groups") for kind in ("", "_transpose") fo
 GROUPED["group_norm"] = (1, "num_groups")
 
 
-def _counts_groups(name: str, args: Any, kwargs: Any) -> bool:
-    """Whole groups may leave: their number is a width."""
+def _groups(name: str, args: Any, kwargs: Any) -> Any:
+    """The number of groups a call is told; whole groups may leave, so it is a width. 1 where there are none."""
     if name not in GROUPED:
-        return False
+        return 1
     place, word = GROUPED[name]
-    given = args[place] if len(args) > place else (kwargs or {}).get(word, 1)
-    return type(given) is not int or given > 1
+    return args[place] if len(args) > place else (kwargs or {}).get(word, 1)
 
 
 class UntouchableError(Exception):
@@ -57,17 +56,17 @@ class Calls(TorchFunctionMode):
         super().__init__()
         self.suspicious = False
         self.untouchable = untouchable
-        self.counted = False  # a layer of PyTorch's own is running: its number of groups follows its weight
+        self.counted: int | None = None  # the running layer's own number of groups, which follows its weight
 
-    def counting(self, forward: Callable[..., Any]) -> Callable[..., Any]:
-        """``forward`` of a layer of PyTorch's own, which is told its new number of groups."""
+    def counting(self, layer: Any, forward: Callable[..., Any]) -> Callable[..., Any]:
+        """``forward`` of a layer that is told its new number of groups."""
 
         def run(*args: Any, **kwargs: Any) -> Any:
-            self.counted = True
+            before, self.counted = self.counted, getattr(layer, "groups", getattr(layer, "num_groups", None))
             try:
                 return forward(*args, **kwargs)
             finally:
-                self.counted = False
+                self.counted = before
 
         return run
 
@@ -77,6 +76,6 @@ class Calls(TorchFunctionMode):
             name = func.__self__.__name__
         elif name == "__set__" and self.untouchable:
             raise UntouchableError
-        repeats = name not in WIDTHLESS or (not self.counted and _counts_groups(name, args, kwargs))
+        repeats = name not in WIDTHLESS or _groups(name, args, kwargs) not in (1, self.counted)
         self.suspicious = self.suspicious or repeats
         return func(*args, **(kwargs or {}))

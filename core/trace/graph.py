@@ -259,8 +259,8 @@ def _record(module: nn.Module, example: Tensor) -> Tape:
     for path, layer in named_layers(module):
         leaf = leaf_forward(layer, recorder.note) if example.is_meta else None
         forward = layer.forward
-        if isinstance(layer, GROUPED) and not users_own(layer):
-            forward = calls.counting(forward)
+        if isinstance(layer, GROUPED):
+            forward = calls.counting(layer, forward)
         if leaf is not None:
             forward = or_itself(leaf, forward)
         if isinstance(layer, CALLED) or users_own(layer):

@@ -124,6 +124,16 @@ def layer_norm(x: Tensor, shape: Any, weight: Any, *_: Any) -> Any:
     return blank(x, x.shape), blank(x, statistic), blank(x, statistic)
 
 
+def _group_norm(
+    x: Tensor, weight: Any, bias: Any, images: int, channels: int, places: int, groups: int, *_: Any
+) -> Any:
+    if not plain(x) or x.dim() < 2 or x.shape[1] != channels or channels % groups:
+        return ASK
+    if any(isinstance(tensor, Tensor) and tensor.shape[0] != channels for tensor in (weight, bias)):
+        return ASK
+    return blank(x, x.shape), blank(x, (images, groups)), blank(x, (images, groups))
+
+
 def _addmm(bias: Tensor, x: Tensor, weight: Tensor) -> Any:
     if not x.is_meta or x.shape[1] != weight.shape[0] or not _fits(torch.Size((x.shape[0], weight.shape[1])), bias):
         return ASK
@@ -172,6 +182,7 @@ ANSWERS: dict[Any, Answer] = {
     aten.convolution.default: convolution,
     aten.native_batch_norm.default: batch_norm,
     aten.native_layer_norm.default: layer_norm,
+    aten.native_group_norm.default: _group_norm,
     aten.addmm.default: _addmm,
     aten.mm.default: _mm,
     aten.bmm.default: _bmm,

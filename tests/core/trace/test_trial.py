@@ -221,11 +221,23 @@ def test_errors_are_the_operators_own() -> None:
             recalled(aten.bmm.default, (meta(2, 3, 4), meta(2, 5, 6)), {})
 
 
-def test_a_layers_own_number_of_groups_needs_no_trial() -> None:
+class OwnGroupNorm(nn.GroupNorm):
+    """As timm's: a norm and its nonlinearity in one class. ``other``: the number of groups stands in its code."""
+
+    other = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(F.group_norm(x, 2 if self.other else self.num_groups, self.weight, self.bias, self.eps))
+
+
+@pytest.mark.parametrize("other", [False, True])
+def test_a_layers_own_number_of_groups_needs_no_trial(other: bool) -> None:
     """Also where the layer runs itself, as on another memory format."""
-    module = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 3, groups=8), nn.GroupNorm(4, 8), nn.Conv2d(8, 2, 1))
+    norm = OwnGroupNorm(4, 8)
+    norm.other = other
+    module = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 3, groups=8), norm, nn.Conv2d(8, 2, 1))
     tape = record_tape(module.eval().to(memory_format=torch.channels_last), torch.zeros(1, 3, 6, 6))
-    assert tape.shape_only and not tape.repeats_widths
+    assert tape.shape_only and tape.repeats_widths == other
 
 
 @pytest.mark.parametrize(("heads", "each"), [(2, 2), (3, 1), (3, 2), (2, 8)])
