@@ -25,7 +25,8 @@ WIDTHLESS = frozenset({
     "contiguous", "clone", "to", "float", "type_as", "requires_grad_",
     "permute", "transpose", "t", "layer_norm", "group_norm", "instance_norm", "chunk", "unbind", "stack", "matmul",
     "bmm", "unsqueeze", "amax", "amin", "addcmul", "normalize", "norm", "__matmul__", "rsqrt", "sqrt", "exp", "pow",
-    "__pow__",
+    "__pow__", "ndim", "_assert", "interpolate", "maximum", "minimum", "clamp", "abs", "neg", "square", "softplus",
+    "flip", "roll", "pixel_shuffle",
 })  # fmt: skip
 
 

@@ -277,3 +277,16 @@ def test_flattened_weights_are_promised_their_narrow_size() -> None:
         4,
         4,
     )
+
+
+class AssertsItsRank(nn.BatchNorm2d):
+    """As timm's norms do at every call."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        torch._assert(x.ndim == 4, f"expected 4 dimensions, found {x.ndim}")
+        return F.interpolate(super().forward(x).clamp(min=0).abs(), scale_factor=2)
+
+
+def test_looking_at_the_rank_needs_no_trial() -> None:
+    module = nn.Sequential(nn.Conv2d(3, 8, 1), AssertsItsRank(8), nn.Conv2d(8, 2, 1)).eval()
+    assert not record_tape(module, torch.zeros(1, 3, 6, 6)).repeats_widths
