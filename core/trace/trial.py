@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 import torch
@@ -26,9 +25,6 @@ from core.trace.leaves import leaf_forward
 from core.trace.rules import Flow
 from core.trace.watch import DiffersError, Watch, shapes_of
 from core.trace.written import WrittenWidth, harms, set_written, written_values
-
-SHARES = (0.25, 0.7, 0.35, 0.8, 0.4, 0.6, 0.3)  # what may stay of a group
-FEW = 5  # units of which every number is tried, all of them too
 
 
 @dataclass(frozen=True)
@@ -46,36 +42,26 @@ class Fault:
 def _keeps(groups: list[Group], layout: Layout) -> Iterator[np.ndarray]:
     """For each of two trials, bool (units + 1,): which units of the groups stay, at random.
 
-    As far as there are enough ways, no two groups keep the same share in both trials.
+    Of two groups, one keeps the smaller share in the first trial and the larger in the second (as far as their few
+    units allow): then no quotient of their widths, rounded or not, stays what it was in both.
     """
-    used: set[tuple[float, float]] = set()
-    chosen: list[tuple[int, int]] = []
-    for group in groups:
-        ways = _ways(group.units)
-        free = (way for way in ways if (way[0] / group.units, way[1] / group.units) not in used)
-        way = next(free, ways[len(chosen) % len(ways)])
-        used.add((way[0] / group.units, way[1] / group.units))
-        chosen.append(way)
+    shares = [_shares(group.units, index, len(groups)) for index, group in enumerate(groups)]
     for trial in range(2):
         stays = np.ones(layout.units + 1, dtype=bool)
         generator = np.random.default_rng(trial)
-        for group, way in zip(groups, chosen, strict=True):
+        for group, kept in zip(groups, shares, strict=True):
             start = layout.first[group.id]
-            stays[start + generator.permutation(group.units)[way[trial] :]] = False
+            stays[start + generator.permutation(group.units)[kept[trial] :]] = False
         yield stays
 
 
-@cache
-def _ways(units: int) -> list[tuple[int, int]]:
-    """How many of a group's units may stay in the first trial and in the second; not all of them in both."""
-    some = range(1, units + 1) if units <= FEW else dict.fromkeys(round(units * share) for share in SHARES)
-    counts = list(some)
-    pairs = [
-        (count, counts[(at + far) % len(counts)])
-        for far in (*range(1, len(counts)), 0)
-        for at, count in enumerate(counts)
-    ]
-    return [pair for pair in pairs if pair != (units, units)]
+def _shares(units: int, index: int, count: int) -> tuple[int, int]:
+    """How many units stay in each trial: few then many for every second group, the few rising and the many falling
+    along the network."""
+    along = index / count
+    few = max(1 + (units > 3), round(units * (0.15 + 0.3 * along)))  # of one channel, code may make a special case
+    many = min(units, max(few + 1, round(units * (1.0 - 0.45 * along))))
+    return (few, many) if index % 2 == 0 else (many, few)
 
 
 def find_fault(
@@ -117,7 +103,8 @@ def _try(
     try:
         with plain_attention(), torch.no_grad(), watch:
             result = trial(image)
-        if shapes_of(result) == [flow.tape.shapes[slot] for slot in flow.tape.output_slots]:
+        same_output = shapes_of(result) == [flow.tape.shapes[slot] for slot in flow.tape.output_slots]
+        if same_output and watch.astray() is None:
             return None
         said = "the output changes its shape"
     except Exception as error:

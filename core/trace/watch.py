@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from core.trace import shapes
+from core.trace.labels import WeightLabels
 from core.trace.layout import Layout, promised
 from core.trace.rules import MOVES, Flow
 
@@ -114,20 +115,35 @@ class Watch(TorchDispatchMode):
 
     def origin(self) -> tuple[int, tuple[str, ...]]:
         """After a failure: the step where it began, and what was running then. A view that cuts the wrong way may
-        be noticed much later; as long as the same moves ran, their shapes tell."""
+        be noticed much later."""
+        found = self.astray()
+        if found is not None:
+            return found
+        steps, number = self.flow.tape.steps, self.done
+        if [func for func, _, _ in self.moved] == [step.op for step in steps[number : number + len(self.moved)]]:
+            number += len(self.moved)  # it failed at what comes next
+            number += number + 1 < len(steps) and steps[number].name == "clone"  # the first half of a reshape
+        return number, tuple(self.running)
+
+    def astray(self) -> tuple[int, tuple[str, ...]] | None:
+        """The first move whose shape is not the promised one, as far as the same moves ran; None when all are."""
         steps = self.flow.tape.steps
         for start, moved in [*self.moves, (self.done, self.moved)]:
             for number, (func, tensors, running) in enumerate(moved, start):
                 if number >= len(steps) or steps[number].op is not func:
                     break
-                for slot, tensor in zip(steps[number].outputs, tensors, strict=False):
-                    if slot in self.flow.slots and tuple(tensor.shape) != self._promised(slot):
-                        return number, running
-        number = self.done
-        if [func for func, _, _ in self.moved] == [step.op for step in steps[number : number + len(self.moved)]]:
-            number += len(self.moved)  # it failed at what comes next
-            number += number + 1 < len(steps) and steps[number].name == "clone"  # the first half of a reshape
-        return number, tuple(self.running)
+                if any(map(self._strays, steps[number].outputs, tensors)):
+                    return number, running
+        return None
+
+    def _strays(self, slot: int, tensor: Tensor) -> bool:
+        labels = self.flow.slots.get(slot)
+        if labels is None or tensor.shape == self._promised(slot):
+            return False
+        if isinstance(labels, WeightLabels) and tensor.dim() == len(labels.dims):  # repeated along an axis of its own
+            sizes = zip(labels.dims, tensor.shape, self._promised(slot), strict=True)
+            return any(dim is not None and found != promised for dim, found, promised in sizes)
+        return True
 
     def _promised(self, slot: int) -> tuple[int, ...]:
         labels = self.flow.slots[slot]

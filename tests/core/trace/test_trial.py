@@ -14,7 +14,7 @@ from core.trace import trace_channels
 from core.trace.copies import named_state
 from core.trace.graph import record_tape
 from core.trace.memo import forget, recalled
-from core.trace.trial import _ways
+from core.trace.trial import _shares
 from tests.random_blocks.tokens import HandAttention, Tokens
 from tests.zoo import outputs, random_plan, randomise
 
@@ -251,11 +251,16 @@ def test_two_widths_in_one_expression_show(heads: int, each: int) -> None:
     assert trace.group("2").prunable
 
 
-@pytest.mark.parametrize("units", [2, 3, 4, 6, 12, 64])
-def test_a_group_keeps_its_share_from_all_others(units: int) -> None:
-    pairs = [(one / units, two / units) for one, two in _ways(units)]
-    assert len(set(pairs)) == len(pairs) >= 3 and (1.0, 1.0) not in pairs
-    assert all(0 < share <= 1 for pair in pairs for share in pair)
+@pytest.mark.parametrize("units", [(64, 12, 256, 12), (9, 3, 6), (4, 2), (2, 2, 2), (3, 3), (6, 8, 8, 7, 5)])
+def test_of_two_groups_each_keeps_the_smaller_share_once(units: tuple[int, ...]) -> None:
+    kept = [_shares(one, index, len(units)) for index, one in enumerate(units)]
+    assert all(
+        1 <= count <= one and pair != (one, one) for one, pair in zip(units, kept, strict=True) for count in pair
+    )
+    for one, (a, b) in enumerate(kept):
+        for two in range(one + 1, len(kept), 2):  # every second one; the others as far as they have units to tell
+            c, d = kept[two]
+            assert (a / units[one] - c / units[two]) * (b / units[one] - d / units[two]) < 0
 
 
 class Standardised(nn.Conv2d):
