@@ -295,3 +295,38 @@ class AssertsItsRank(nn.BatchNorm2d):
 def test_looking_at_the_rank_needs_no_trial() -> None:
     module = nn.Sequential(nn.Conv2d(3, 8, 1), AssertsItsRank(8), nn.Conv2d(8, 2, 1)).eval()
     assert not record_tape(module, torch.zeros(1, 3, 6, 6)).repeats_widths
+
+
+class FixedShuffle(nn.Module):
+    """Rows and places are both three, and both stand in its attributes; only places leave."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.groups, self.each = 3, 3
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.reshape(x.shape[0], self.groups, self.each, *x.shape[2:])
+        return x.transpose(1, 2).reshape(x.shape[0], self.groups * self.each, *x.shape[3:])
+
+
+class Strict(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        assert x.shape[1] == 8, "another width than it was built for"
+        return x
+
+
+def test_of_two_equal_numbers_the_right_one_is_followed() -> None:
+    module = nn.Sequential(nn.Conv2d(3, 9, 1), FixedShuffle(), nn.Conv2d(9, 4, 1), nn.ReLU(), nn.Conv2d(4, 2, 1)).eval()
+    randomise(module)
+    trace = trace_channels(module, torch.zeros(1, 3, 6, 6))
+    image = torch.randn(2, 3, 6, 6, generator=torch.Generator().manual_seed(0))
+    for seed in range(3):
+        plan = random_plan(trace, 0.5, seed)
+        pruned, masked = prune_model(module, trace, plan), mask_model(module, trace, plan)
+        torch.testing.assert_close(outputs(pruned, image), outputs(masked, image), rtol=1e-4, atol=1e-5)
+
+
+def test_a_layer_that_insists_on_its_width_is_named_also_before_a_bare_norm() -> None:
+    module = nn.Sequential(nn.Conv2d(3, 8, 1), Strict(), nn.InstanceNorm2d(8), nn.Conv2d(8, 4, 1), nn.Conv2d(4, 2, 1))
+    trace = trace_channels(module.eval(), torch.zeros(1, 3, 6, 6))
+    assert [group.id for group in trace.prunable] == ["3"] and trace.group("0").reason
