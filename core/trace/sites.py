@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -27,8 +26,7 @@ class ReadSite:
 
     step: index among the steps that were searched. slot: the tensor read. weight, dim: the state entry whose dimension
     ``dim`` meets the channels. axis: the channel axis of the tensor read (1, or -1 for linear layers). unit_of: int64,
-    one entry per channel read: the unit it belongs to, -1 for other groups' channels. positions: how many positions
-    each channel has in the feature map behind the tensor read, before pooling and flattening.
+    one entry per channel read: the unit it belongs to, -1 for other groups' channels.
     """
 
     step: int
@@ -37,7 +35,6 @@ class ReadSite:
     dim: int
     axis: int
     unit_of: Tensor
-    positions: int
 
 
 def read_sites(tape: Tape, steps: Sequence[Step], groups: Sequence[Group]) -> dict[str, tuple[ReadSite, ...]]:
@@ -48,7 +45,6 @@ def read_sites(tape: Tape, steps: Sequence[Step], groups: Sequence[Group]) -> di
         weight = _weight_slot(step)
         if weight in origin:
             calls.setdefault(origin[weight], []).append(index)
-    makers = {slot: step for step in steps for slot in step.outputs}
     sites: dict[str, tuple[ReadSite, ...]] = {}
     for group in groups:
         found = []
@@ -57,8 +53,7 @@ def read_sites(tape: Tape, steps: Sequence[Step], groups: Sequence[Group]) -> di
                 step = steps[index]
                 slot, axis = _read_slot(step)
                 if tape.shapes[slot][axis] == len(member.unit_of):
-                    positions = _positions(tape, makers, slot, len(member.unit_of))
-                    found.append(ReadSite(index, slot, member.tensor, member.dim, axis, member.unit_of, positions))
+                    found.append(ReadSite(index, slot, member.tensor, member.dim, axis, member.unit_of))
         sites[group.id] = tuple(sorted(found, key=lambda site: site.step))
     return sites
 
@@ -88,16 +83,3 @@ def _read_slot(step: Step) -> tuple[int, int]:
     if step.name == "convolution":
         return step.args[0].slot, 1
     return step.args[MATRIX[step.name][0]].slot, -1
-
-
-def _positions(tape: Tape, makers: Mapping[int, Step], slot: int, channels: int) -> int:
-    """Positions per channel and image of the map that ``slot`` was pooled and flattened from."""
-    while slot in makers and makers[slot].name in POOLS | MOVES:
-        step = makers[slot]
-        before, after = tape.shapes[step.reads[0]], tape.shapes[slot]
-        if step.name == "mean" and before[:2] != after[:2]:
-            break  # a mean over channels or images is no pooling
-        if len(after) == 2 < len(before) and before[0] == after[0] and after[1] == math.prod(before[1:]):
-            channels = channels * before[1] // after[1]  # flattened: several features come from one channel
-        slot = step.reads[0]
-    return max(1, math.prod(tape.shapes[slot]) // (tape.shapes[tape.input][0] * channels))

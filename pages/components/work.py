@@ -184,6 +184,7 @@ def progress(
         return
     if job.active:
         told = job.eta_s is not None and job.eta_s >= 1 and job.fraction >= EARLY
+        told = told and not job.message.endswith(" left")  # a scan says itself how long, and knows better
         left = f", about {job.eta_s:.0f} s left" if told else ""
         waiting = f"waiting, {job.position} in line" if job.state == "queued" and job.position else job.message
         bar, stop = st.columns([6, 1], vertical_alignment="center")

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from core.errors import MeasureError
-from core.measure.importance.criteria import CRITERIA, Criterion, Request, add_by_unit
+from core.measure.importance.criteria import CRITERIA, Criterion, Request, add_by_unit, chunks
 from core.measure.importance.maps import FeatureMap, feature_maps
 from core.measure.importance.rows import Rows
 from core.measure.walk import Replays, batches, replay_for, require_images
@@ -168,8 +168,10 @@ def _score(request: Request, title: str, statistic: Callable[[], Statistic], kep
     rows: dict[int, Rows] = {}
     scores: dict[str, Tensor] = {}
     read = feature_maps(trace.tape, needed_steps(trace.tape), trace.coupled)
-    chunks = list(_chunks(trace.coupled, read, kept_bytes))
-    for chunk in chunks:
+    walks = list(
+        chunks(trace.coupled, lambda one: kept_bytes * sum(len(m.unit_of) for m in read[one.id]), MEMORY_BYTES)
+    )
+    for chunk in walks:
         gathered: list[Statistic] = []
         for images, _ in batches(data, torch.arange(len(data)), request.batch_size, trace.module):
             request.check()
@@ -180,28 +182,11 @@ def _score(request: Request, title: str, statistic: Callable[[], Statistic], kep
             gathered = gathered or [statistic() for _ in places]
             _look(replay, known, images, dict(zip(places, gathered, strict=True)), title)
             done += len(images)
-            request.report(done / len(data) / len(chunks), f"{title}: {done % len(data) or len(data)} images")
+            request.report(done / len(data) / len(walks), f"{title}: {done % len(data) or len(data)} images")
         by_place = {place: one.result().cpu() for place, one in zip(places, gathered, strict=True)}
         for group in chunk:
             scores[group.id] = _mean_by_unit(group, maps[group.id], by_place)
     return scores
-
-
-def _chunks(
-    groups: Sequence[Group], maps: Mapping[str, tuple[FeatureMap, ...]], kept_bytes: int
-) -> Iterator[list[Group]]:
-    """Groups that are looked at in one walk."""
-    chunk: list[Group] = []
-    used = 0
-    for group in groups:
-        size = kept_bytes * sum(len(read.unit_of) for read in maps[group.id])
-        if chunk and used + size > MEMORY_BYTES:
-            yield chunk
-            chunk, used = [], 0
-        chunk.append(group)
-        used += size
-    if chunk:
-        yield chunk
 
 
 def _look(

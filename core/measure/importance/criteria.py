@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from core.errors import Cancelled
-from core.records import ImageData, Trace
+from core.records import Group, ImageData, Trace
 from core.registry import Registry
 
 Progress = Callable[..., None]
@@ -62,3 +62,17 @@ def add_by_unit(units: int, unit_of: Tensor, values: Tensor) -> Tensor:
     here = unit_of >= 0
     total = torch.zeros((*values.shape[:-1], units), dtype=torch.float64)
     return total.index_add_(-1, unit_of[here], values[..., here].double().cpu())
+
+
+def chunks(groups: Sequence[Group], size: Callable[[Group], int], most: int) -> Iterator[list[Group]]:
+    """Groups in order, cut so that their sizes add up to at most ``most``; a larger one stands alone."""
+    chunk: list[Group] = []
+    used = 0
+    for group in groups:
+        if chunk and used + size(group) > most:
+            yield chunk
+            chunk, used = [], 0
+        chunk.append(group)
+        used += size(group)
+    if chunk:
+        yield chunk

@@ -5,13 +5,13 @@ Reconstructed from the abstract of CHaPR (Zhang, Davoodi, Hu 2019, arXiv 1908.03
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from core.errors import MeasureError
-from core.measure.importance.criteria import CRITERIA, Criterion, Request, add_by_unit
+from core.measure.importance.criteria import CRITERIA, Criterion, Request, add_by_unit, chunks
 from core.measure.importance.moments import Visit, visit_sites
 from core.measure.importance.patches import Sample, read_rows, reader_weight, tokens
 from core.measure.walk import require_images
@@ -48,7 +48,7 @@ def _score(request: Request, contributions: bool) -> dict[str, Tensor]:
     groups = request.trace.groups
     wanted = {group.id: rows or max(ROWS_PER_UNIT * group.units, LEAST_ROWS) for group in groups}
     scores: dict[str, Tensor] = {}
-    for chunk in _chunks(groups, wanted):
+    for chunk in chunks(groups, lambda one: 8 * wanted[one.id] * one.units, MEMORY_BYTES):
         blocks = _sample_blocks(request, data, chunk, wanted, contributions)
         for group in chunk:
             request.check()
@@ -58,20 +58,6 @@ def _score(request: Request, contributions: bool) -> dict[str, Tensor]:
             scores[group.id] = pivot_scores(*pivoted_qr(Z)) if finite else torch.full((group.units,), float("nan"))
             request.report(len(scores) / len(groups), f"Pivoted QR: {group.name}")
     return scores
-
-
-def _chunks(groups: Sequence[Group], rows: Mapping[str, int]) -> Iterator[list[Group]]:
-    chunk: list[Group] = []
-    used = 0
-    for group in groups:
-        size = 8 * rows[group.id] * group.units
-        if chunk and used + size > MEMORY_BYTES:
-            yield chunk
-            chunk, used = [], 0
-        chunk.append(group)
-        used += size
-    if chunk:
-        yield chunk
 
 
 def sample_matrices(
