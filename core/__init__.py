@@ -18,7 +18,8 @@ _HOME = {
     ),
     "core.desk": (
         "DeskRow Figure Headline PROPOSED START_PLANS StartPlan desk_plan desk_rows drag_terms even_counts every_count "
-        "foretell_accuracy collapsed desk_figures headline propose removed_counts removed_from_kept widths_plan"
+        "foretell_accuracy collapsed desk_figures headline pinned_plan propose removed_counts removed_from_kept "
+        "widths_plan"
     ),
     "core.errors": "Cancelled CoreError",
     "core.evaluate": "compare_models evaluate_model",
@@ -30,10 +31,11 @@ _HOME = {
     "core.measure.importance": "list_criteria score_channels",
     "core.measure.importance.agreement": "Agreement compare_criteria",
     "core.measure.sensitivity": "Sensitivity scan_sensitivity",
+    "core.networks": "has_network is_kept",
     "core.picture": "GroupRow Picture PictureWidths draw_network group_rows picture_widths",
     "core.plan": "plan_budget plan_counts plan_fractions plan_uniform",
     "core.portraits": "Mosaic Sight UnitPlaces filter_mosaics sights unit_places",
-    "core.recipes": "list_recipes run_recipe",
+    "core.recipes": "Outcome RECIPES RUNGS Recipe Rung climb_ladder list_recipes run_recipe",
     "core.records": "Accuracy Cost CurvePoint Group ImageData Latency LoadedModel Plan Scores Trace",
     "core.shelf": "find_result is_shipped",
     "core.subject": "Subject data_address exports_folder open_subject split_address uploads_folder",
