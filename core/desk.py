@@ -278,6 +278,25 @@ def desk_plan(trace: Trace, scores: Scores, removed: Mapping[str, int]) -> Plan:
     return plan_counts(trace, scores, {name: count for name, count in removed.items() if name in known})
 
 
+def pinned_plan(trace: Trace, scores: Scores | None, removed: Mapping[str, int], pinned: Plan) -> Plan | None:
+    """As ``desk_plan``, but groups that lose as many units as in ``pinned`` keep the very units it keeps, gathers
+    included. None when another group moved and the scores that say how are not there."""
+    known = trace.by_id
+    own = {
+        name: kept
+        for name, kept in pinned.kept.items()
+        if name in known and removed.get(name, 0) == known[name].units - len(kept)
+    }
+    rest = {name: count for name, count in removed.items() if count and name not in own}
+    rest = {name: count for name, count in rest.items() if name in known and known[name].gather_of is None}
+    if not rest:
+        return Plan(own, pinned.origin)
+    if scores is None:
+        return None
+    moved = desk_plan(trace, scores, rest)
+    return Plan({**moved.kept, **own}, f"{pinned.origin}; then moved by hand")
+
+
 def widths_plan(trace: Trace, removed: Mapping[str, int]) -> Plan:
     """Any plan of these widths, for its cost: counts and times do not ask which units stay."""
     units = {group.id: group.units for group in trace.prunable}

@@ -17,12 +17,12 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from core.apply import build_network
 from core.apply.surgery import kept_positions
 from core.errors import MeasureError
 from core.inventory import images_as_pixels
 from core.measure.cost import count_cost
 from core.measure.portrait import Excited, Filter, Portrait, narrowed, places, portray
+from core.networks import build_any
 from core.records import Group, ImageData, Plan, Trace
 from core.subject import Subject, open_subject
 from core.trace.graph import record_tape
@@ -140,7 +140,7 @@ def portrait_images(data: ImageData) -> ImageData:
 
 def _after(subject: Subject, group: Group, plan: Plan, repair: str) -> tuple[Trace, dict[tuple[str, int], Tensor]]:
     trace = subject.trace
-    pruned, _ = build_network(subject.loaded.module, trace, plan, subject.data.calibration, repair)
+    pruned, _ = build_any(subject, plan, repair)
     masks = kept_positions(trace, plan)
     return narrowed(trace, group, pruned, record_tape(pruned, trace.example), masks), masks
 

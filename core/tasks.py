@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from core.apply import build_network
 from core.curves import estimate_losses
 from core.errors import CoreError
 from core.evaluate import Comparison, compare_models, evaluate_model
@@ -23,6 +22,7 @@ from core.measure.cost import build_latency_table, count_cost, machine_identity,
 from core.measure.importance import score_channels
 from core.measure.importance.first_order import first_order_changes
 from core.measure.sensitivity import Sensitivity, scan_sensitivity
+from core.networks import build_any
 from core.records import Accuracy, Plan, Scores
 from core.subject import Subject, digest, exports_folder, open_subject
 
@@ -131,19 +131,17 @@ def latency_table(model: str, weights: str, data: str, on_progress: Progress, ca
 def evaluate_plan(
     model: str, weights: str, data: str, plan: str, repair: str, on_progress: Progress, cancelled: Stop
 ) -> dict[str, Any]:
-    """Build the network of ``plan`` (Plan JSON), repaired by a method of REPAIRS, and measure it on selection images,
-    then its time beside the dense one.
+    """Build the network of ``plan`` (Plan JSON), repaired by a method of REPAIRS or kept (core/networks.py), and
+    measure it on selection images, then its time beside the dense one.
 
     Result and partial: {"accuracy", "dense_accuracy", "latency", "dense_latency", "macs", "params", "size_bytes"},
     each accuracy and latency as the fields of its record, absent until measured.
     """
     subject = open_subject(model, weights, data)
     chosen = Plan.from_json(plan)
-    pruned, _ = build_network(
-        subject.loaded.module,
-        subject.trace,
+    pruned, _ = build_any(
+        subject,
         chosen,
-        subject.data.calibration,
         repair,
         on_progress=lambda fraction, message, *_: on_progress(0.5 * fraction, message),
         cancelled=cancelled,
@@ -188,9 +186,7 @@ def export(
     subject = open_subject(model, weights, data)
     chosen = Plan.from_json(plan)
     on_progress(0.05, "Building the smaller network")
-    pruned, chosen = build_network(
-        subject.loaded.module, subject.trace, chosen, subject.data.calibration, repair, cancelled=cancelled
-    )
+    pruned, chosen = build_any(subject, chosen, repair, cancelled=cancelled)
     on_progress(0.25, "Measuring on the report images")
     comparison, measurements = _measure_both(subject, pruned, chosen, cancelled)
     measurements["repair"] = repair

@@ -5,6 +5,7 @@ Every function gives a new record and leaves the old one alone. Nothing here kno
 
 from __future__ import annotations
 
+import hashlib
 import re
 import secrets
 import time
@@ -18,16 +19,20 @@ VERSION = 1
 MAX_STEPS = 200
 MAX_PLANS = 200
 MAX_MEASURED = 200
+PINS, MAX_PINS = "pins", 24  # among the choices: plans whose own units hold, by key
 TOKEN = re.compile(r"[A-Za-z0-9_-]{22}")
 
 
 @dataclass(frozen=True)
 class Step:
-    """One edit: for each group that changed, how many units were removed before and after."""
+    """One edit: for each group that changed, how many units were removed before and after; and the pin before and
+    after."""
 
     label: str
     before: Mapping[str, int]
     after: Mapping[str, int]
+    pin_before: str = ""
+    pin_after: str = ""
 
 
 @dataclass(frozen=True)
@@ -48,7 +53,8 @@ class NamedPlan:
 class Workspace:
     """``removed``: units removed per group id; groups that are not named keep all. ``rev`` rises when anything but a
     drag changes ``removed``, so that the equaliser adopts it. ``measured``: results by the key of a plan. ``choices``:
-    what was picked in forms, by name. ``revision``: as stored, 0 = never saved; it is not part of the JSON."""
+    what was picked in forms, by name. ``pin``: key of a plan whose own units hold in the groups that still have its
+    counts, "" = the criterion says which leave. ``revision``: as stored, 0 = never saved; not part of the JSON."""
 
     token: str
     model_source: str = ""
@@ -58,6 +64,7 @@ class Workspace:
     criterion: str = ""
     selected_group: str = ""
     removed: Mapping[str, int] = field(default_factory=dict)
+    pin: str = ""
     locked: tuple[str, ...] = ()
     history: tuple[Step, ...] = ()
     future: tuple[Step, ...] = ()
@@ -75,6 +82,11 @@ class Workspace:
     @property
     def can_redo(self) -> bool:
         return bool(self.future)
+
+    @property
+    def pinned(self) -> str:
+        """The pinned plan as Plan JSON, "" when there is none."""
+        return str(self.choices.get(PINS, {}).get(self.pin, ""))
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values with a version, to be read only; ``Workspace.from_json`` gives an equal record back."""
@@ -96,7 +108,7 @@ class Workspace:
             values["locked"] = tuple(str(name) for name in values.get("locked", ()))
             for name in ("history", "future"):
                 steps = values.get(name, ())
-                values[name] = tuple(Step(str(s["label"]), _counts(s["before"]), _counts(s["after"])) for s in steps)
+                values[name] = tuple(_step(step) for step in steps)
             values["plans"] = tuple(_named_plan(plan) for plan in values.get("plans", ()))
             return Workspace(**values, revision=revision)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -137,21 +149,35 @@ def open_model(
     return replace(fresh, rev=workspace.rev + 1, revision=workspace.revision)
 
 
-def edit(workspace: Workspace, removed: Mapping[str, int], label: str, *, from_equaliser: bool = False) -> Workspace:
+def edit(
+    workspace: Workspace,
+    removed: Mapping[str, int],
+    label: str,
+    *,
+    from_equaliser: bool = False,
+    pin: str | None = None,
+) -> Workspace:
     """Set how many units each group in ``removed`` loses; groups that are not named stay as they are.
 
     One undo step with ``label``; what was undone before can no longer be redone. Nothing changes: the same record.
-    ``from_equaliser``: the component shows these values already, so ``rev`` stays. Raises CoreError below 0.
+    ``from_equaliser``: the component shows these values already, so ``rev`` stays. ``pin``: a plan (its JSON) whose
+    own units hold from now on, "" for none; None leaves the pin as it is. Raises CoreError below 0.
     """
     wanted = _counts(removed)
     now = workspace.removed
     changed = {name: count for name, count in wanted.items() if count != now.get(name, 0)}
-    if not changed:
+    key = workspace.pin if pin is None else hashlib.sha256(pin.encode()).hexdigest()[:16] if pin else ""
+    if not changed and key == workspace.pin:
         return workspace
-    step = Step(label, {name: now.get(name, 0) for name in changed}, changed)
+    step = Step(label, {name: now.get(name, 0) for name in changed}, changed, workspace.pin, key)
+    if pin:
+        others = {name: plan for name, plan in workspace.choices.get(PINS, {}).items() if name != key}
+        pins = dict([*others.items(), (key, pin)][-MAX_PINS:])
+        workspace = choose(workspace, **{PINS: pins})
     return replace(
         workspace,
         removed=_merged(now, changed),
+        pin=key,
         history=(*workspace.history, step)[-MAX_STEPS:],
         future=(),
         rev=workspace.rev + (not from_equaliser),
@@ -166,6 +192,7 @@ def undo(workspace: Workspace) -> Workspace:
     return replace(
         workspace,
         removed=_merged(workspace.removed, step.before),
+        pin=step.pin_before,
         history=tuple(history),
         future=(*workspace.future, step),
         rev=workspace.rev + 1,
@@ -180,6 +207,7 @@ def redo(workspace: Workspace) -> Workspace:
     return replace(
         workspace,
         removed=_merged(workspace.removed, step.after),
+        pin=step.pin_after,
         history=(*workspace.history, step),
         future=tuple(future),
         rev=workspace.rev + 1,
@@ -205,8 +233,8 @@ def save_plan(workspace: Workspace, name: str, plan: str = "") -> Workspace:
 
 
 def restore_plan(workspace: Workspace, name: str) -> Workspace:
-    """Bring back a named plan's counts and criterion as one edit that can be undone. Raises CoreError when there is
-    none of that name, or when it belongs to another network."""
+    """Bring back a named plan's counts, its units and its criterion as one edit that can be undone. Raises CoreError
+    when there is none of that name, or when it belongs to another network."""
     found = next((plan for plan in workspace.plans if plan.name == name), None)
     if found is None:
         raise CoreError(
@@ -218,7 +246,8 @@ def restore_plan(workspace: Workspace, name: str) -> Workspace:
             "Open its network first."
         )
     wanted = {group: 0 for group in workspace.removed} | dict(found.removed)
-    return replace(edit(workspace, wanted, f"Plan {name}"), criterion=found.criterion, current_plan=name)
+    back = edit(workspace, wanted, f"Plan {name}", pin=found.plan)
+    return replace(back, criterion=found.criterion, current_plan=name)
 
 
 def remove_plan(workspace: Workspace, name: str) -> Workspace:
@@ -243,6 +272,11 @@ def note_measured(workspace: Workspace, key: str, result: Any) -> Workspace:
 def choose(workspace: Workspace, **choices: Any) -> Workspace:
     """Remember what was picked in forms (plain JSON values), by name."""
     return replace(workspace, choices={**workspace.choices, **choices})
+
+
+def _step(values: Mapping[str, Any]) -> Step:
+    pins = (str(values.get("pin_before", "")), str(values.get("pin_after", "")))
+    return Step(str(values["label"]), _counts(values["before"]), _counts(values["after"]), *pins)
 
 
 def _named_plan(values: Mapping[str, Any]) -> NamedPlan:

@@ -6,10 +6,10 @@ from typing import Any
 
 import streamlit as st
 
-from core import AS_CUT, START_PLANS, CoreError, Plan, StartPlan, collapsed, count_cost, list_criteria
+from core import AS_CUT, START_PLANS, CoreError, Plan, StartPlan, collapsed, count_cost, has_network, list_criteria
 from core.workspace import NamedPlan
 from pages.components import charts, frame, moves, session, tables, work
-from pages.components.desk import REPAIRS, Desk, cells, curve_figure, equaliser_rows, equaliser_terms, gather
+from pages.components.desk import Desk, cells, curve_figure, equaliser_rows, equaliser_terms, gather
 from pages.components.equaliser import equaliser
 from pages.components.headline import headline_strip
 
@@ -66,11 +66,13 @@ def draw(desk: Desk) -> None:
         on_pick=session.select_group,
         on_command=moves.on_command,
     )
-    if collapsed(desk.measured, desk.dense) and work.repair(desk.record) == AS_CUT:
+    if collapsed(desk.measured, desk.dense) and work.repair(desk.record, desk.plan) == AS_CUT:
         st.caption(
             ":material/healing: As cut, this plan loses much. A repair, chosen above the bars, rebuilds the weights "
             "that stay from calibration images and may win it back."
         )
+    if desk.record.pinned:
+        st.caption(f":material/push_pin: {PINNED}")
     left, right = st.columns([5, 6], gap="large")
     with left:
         curve(desk)
@@ -105,28 +107,39 @@ def tools(desk: Desk) -> None:
         )
         untouched = not any(record.removed.values())
         st.button("Dense", icon=":material/restart_alt:", on_click=moves.set_dense, disabled=untouched, help=DENSE_HELP)
-        repairs()
+        repairs(desk)
         with st.popover("Start from a plan", icon=":material/auto_awesome:"):
             start_plans(desk)
         with st.popover("Settings", icon=":material/settings:"):
             settings(desk)
 
 
-def repairs() -> None:
-    """How the smaller network is built once its channels have left."""
-    session.set_widget_value(REPAIR, work.repair(session.workspace()))
+def repairs(desk: Desk) -> None:
+    """How the smaller network is built once its channels have left; a network kept for this plan is offered first."""
+    kept = work.kept_network(desk.record, desk.plan) if desk.plan is not None else None
+    own = [kept["name"]] if kept is not None and has_network(kept["name"]) else []
+    session.set_widget_value(REPAIR, work.repair(desk.record, desk.plan))
+
+    def words(name: str) -> str:
+        title = work.repair_words(desk.record, name)[0]
+        return "No repair" if name == AS_CUT else f"Kept: {title}" if name in own else f"Repair: {title.lower()}"
+
     st.selectbox(
         "After the cut",
-        list(REPAIRS),
-        format_func=lambda name: "No repair" if name == AS_CUT else f"Repair: {REPAIRS[name].title.lower()}",
+        [*own, *work.REPAIRS],
+        format_func=words,
         key=REPAIR,
         label_visibility="collapsed",
         width=220,
-        on_change=lambda: session.choose(repair=session.widget_value(REPAIR)),
-        help="  \n".join(f"**{row.title}**: {row.summary}" for row in REPAIRS.values()),
+        on_change=lambda: moves.set_repair(session.widget_value(REPAIR)),
+        help="  \n".join(f"**{row.title}**: {row.summary}" for row in work.REPAIRS.values()),
     )
 
 
+PINNED = (
+    "The channels of this plan were chosen by name; they stay so in every group whose bar you do not move. In a group "
+    "that you move, and once you choose another criterion, the criterion chooses."
+)
 DENSE_HELP = "Put every channel back. One step of undo."
 
 

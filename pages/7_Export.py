@@ -7,7 +7,7 @@ from typing import Any
 
 import streamlit as st
 
-from core import AS_CUT, CoreError, Plan, Subject, layer_rows, list_formats, list_repairs
+from core import AS_CUT, CoreError, Plan, Subject, layer_rows, list_formats
 from core.jobs import JobStatus, open_jobs
 from core.workspace import Workspace, choose, note_measured
 from pages.components import downloads, frame, session, tables, work
@@ -16,7 +16,6 @@ from pages.components.standing import EXPORT, last_export
 LEAD = "Write a network that is really smaller, reload it in a fresh process, and measure it on images kept for this."
 JOB, FORMATS = "export_job", "export_formats"
 ALWAYS = "checkpoint"
-REPAIRS = {row.name: row for row in list_repairs()}
 OPTIONAL = {row.name: row for row in list_formats() if row.name != ALWAYS}
 
 
@@ -65,8 +64,8 @@ def _nothing() -> None:
 def _plan(record: Workspace, subject: Subject, plan: Plan) -> None:
     st.markdown("##### The plan")
     frame.strip(record, subject)
-    way = REPAIRS[work.repair(record)]
-    st.caption(f"**{way.title}.** {way.summary} Chosen on the page Tune.")
+    title, summary = work.repair_words(record, work.repair(record, plan))
+    st.caption(f"**{title}.** {summary} Chosen on the pages Tune and Recover.")
     rows = layer_rows(subject.trace, plan)
     changed = [row for row in rows if row.planned != row.dense]
     with st.expander(f"{len(changed)} of {len(rows)} layers become smaller", expanded=len(rows) <= 12):
@@ -116,7 +115,7 @@ def _start(subject: Subject, plan: Plan, formats: list[str]) -> None:
         "weights": subject.weights,
         "data": subject.data_source,
         "plan": plan.to_json(),
-        "repair": work.repair(session.workspace()),
+        "repair": work.repair(session.workspace(), plan),
         "owner": session.owner(),
         "formats": [ALWAYS, *formats],
     }
@@ -206,10 +205,11 @@ def _figures(found: dict[str, Any], subject: Subject) -> None:
         width="stretch",
     )
     timed = pruned["latency"]
+    after, _ = work.repair_words(session.workspace(), found["measurements"].get("repair", AS_CUT))
     st.caption(
         f"Accuracy on {found['measurements']['data']}: images that nothing was chosen by. Latency: both "
         f"in one run, {tables.device_text(timed)}, {timed['repeats']} repeats. "
-        f"After the cut: {REPAIRS[found['measurements'].get('repair', AS_CUT)].title.lower()}."
+        f"After the cut: {after}."
     )
     for sentence in work.caveats(subject):
         st.info(sentence, icon=":material/info:")

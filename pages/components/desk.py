@@ -19,7 +19,6 @@ from core import (
     desk_rows,
     drag_terms,
     headline,
-    list_repairs,
     widths_plan,
 )
 from core.workspace import Workspace
@@ -28,7 +27,6 @@ from pages.components.equaliser import CostTerms, EqualiserRow
 from pages.components.headline import Cell
 
 DENSE = Plan({})
-REPAIRS = {row.name: row for row in list_repairs()}
 TITLES = {
     "accuracy": "Accuracy",
     "latency": "Latency",
@@ -116,7 +114,7 @@ def gather(record: Workspace, subject: Subject) -> Desk:
         part = jobs.want("curves", "Measuring the curves", "scan", criterion=criterion)
         curves = Sensitivity.from_dict(part) if part else None
     plan = work.plan(record, subject)
-    measured = _measured(jobs, "plan", plan, work.repair(record)) if plan is not None else {}
+    measured = _measured(jobs, "plan", plan, work.repair(record, plan)) if plan is not None else {}
     dense = work.known("evaluate_plan", subject, dict, plan=DENSE.to_json(), repair=AS_CUT) or {}
     if not dense and "latency" in measured and not meaningless:  # after the plan itself, for which someone waits
         dense = _measured(jobs, "dense", DENSE, AS_CUT)
@@ -246,15 +244,8 @@ def _cell(desk: Desk, figure: Figure) -> Cell:
         "help": HELP[figure.name],
         "busy": measuring and (figure.how != "measured" or figure.name == "accuracy"),
     }
-    repair = work.repair(desk.record)
-    if (
-        figure.name == "accuracy"
-        and repair != AS_CUT
-        and figure.value is not None
-        and any(desk.record.removed.values())
-    ):
-        word = "after" if figure.how == "measured" else "before"
-        cell["detail"] = "\n".join(filter(None, [cell["detail"], f"{word} {REPAIRS[repair].title.lower()}"]))
+    if figure.name == "accuracy" and figure.value is not None:
+        cell["detail"] = "\n".join(filter(None, [cell["detail"], _after(desk, figure)]))
     if cell["busy"] and not cell["detail"]:
         cell["detail"] = "measuring …"
     if figure.name == "accuracy" and desk.meaningless:
@@ -264,6 +255,16 @@ def _cell(desk: Desk, figure: Figure) -> Cell:
         value, detail = _unknown(desk, figure.name)
         cell.update(value=value, detail=detail, mark="", dense="", unknown=True)
     return cell
+
+
+def _after(desk: Desk, figure: Figure) -> str:
+    """Whether an accuracy is one after the repair in use or before it; "" without one."""
+    repair = work.repair(desk.record, desk.plan)
+    if repair == AS_CUT or not any(desk.record.removed.values()):
+        return ""
+    title = work.repair_words(desk.record, repair)[0]
+    title = title.lower() if repair in work.REPAIRS else title
+    return f"{'after' if figure.how == 'measured' else 'before'} {title}"
 
 
 def _change(figure: Figure) -> str:

@@ -8,11 +8,14 @@ from dataclasses import replace
 from core import (
     PROPOSED,
     CoreError,
+    Plan,
     StartPlan,
     Subject,
+    Trace,
     even_counts,
     every_count,
     propose,
+    removed_counts,
     removed_from_kept,
 )
 from core import workspace as records
@@ -71,23 +74,65 @@ def start_from(plan: StartPlan) -> None:
             counts = propose(trace, desk.scores, desk.curves, plan.budget, table=desk.table, held=held)
         else:
             raise CoreError(f"{plan.title}: not all it needs has been measured yet. Try again in a moment.")
-        session.edit(counts, plan.title)
+        session.edit(own_widths(trace, record, counts), plan.title, pin="")
 
     attempt(change)
 
 
 def set_even(removed_fraction: float) -> None:
     record = session.workspace()
-    counts = even_counts(work.subject(record).trace, removed_fraction, record.locked)
-    attempt(lambda: session.edit(counts, f"{tables.percent(removed_fraction, 0)} of every group"))
+    trace = work.subject(record).trace
+    counts = own_widths(trace, record, even_counts(trace, removed_fraction, record.locked))
+    attempt(lambda: session.edit(counts, f"{tables.percent(removed_fraction, 0)} of every group", pin=""))
+
+
+def own_widths(trace: Trace, record: Workspace, counts: Mapping[str, int]) -> dict[str, int]:
+    """``counts``, and nothing for the inputs that single layers chose: those came with a plan that is given up."""
+    gathers = {group.id for group in trace.gathers}
+    return {**{name: 0 for name in record.removed if name in gathers}, **counts}
 
 
 def set_dense() -> None:
-    attempt(lambda: session.edit(dict.fromkeys(session.workspace().removed, 0), "Dense"))
+    attempt(lambda: session.edit(dict.fromkeys(session.workspace().removed, 0), "Dense", pin=""))
 
 
 def set_criterion(name: str) -> None:
-    attempt(lambda: session.update(lambda record: replace(record, criterion=name)))
+    """From now on this criterion chooses in every group, also where a plan's own units held."""
+    attempt(lambda: session.update(lambda record: replace(record, criterion=name, pin="")))
+
+
+def set_repair(name: str) -> None:
+    """How the network of this plan is built: a way of REPAIRS, for every plan, or the network kept for this one."""
+
+    def change(record: Workspace) -> Workspace:
+        plan = work.plan(record, work.subject(record))
+        kept = dict(record.choices.get(work.NETWORKS, {}))
+        if plan is not None and plan.key in kept:
+            kept[plan.key] = {**kept[plan.key], "used": kept[plan.key]["name"] == name}
+        chosen = {"repair": name} if name in work.REPAIRS else {}
+        return records.choose(record, **{work.NETWORKS: kept}, **chosen)
+
+    attempt(lambda: session.update(change))
+
+
+def keep_network(plan: Plan, name: str, title: str) -> None:
+    """Build ``plan`` as the network that is kept under ``name`` from now on; called ``title``."""
+
+    def change(record: Workspace) -> Workspace:
+        others = [one for one in record.choices.get(work.NETWORKS, {}).items() if one[0] != plan.key]
+        entry = (plan.key, {"name": name, "title": title, "used": True})
+        return records.choose(record, **{work.NETWORKS: dict([*others, entry][-work.MAX_NETWORKS :])})
+
+    attempt(lambda: session.update(change))
+
+
+def take_plan(plan: Plan, label: str, network: str = "") -> None:
+    """Put ``plan`` on the desk with its very units, as one step of undo; ``network``: the one kept for it."""
+    trace = work.subject(session.workspace()).trace
+    counts = dict.fromkeys(session.workspace().removed, 0) | removed_counts(trace, plan)
+    attempt(lambda: session.edit(counts, label, pin=plan.to_json()))
+    if network:
+        keep_network(plan, network, label)
 
 
 def open_with_a_plan(record: Workspace, subject: Subject) -> Workspace:

@@ -53,7 +53,7 @@ def _ask(
     found = [work.ensure("portrait", subject, slot="portrait", **asked, plan=DENSE, repair=AS_CUT)]
     plan = work.plan(record, subject)
     if plan is not None and _narrows(plan, subject) and unit in plan.kept.get(group_id, (unit,)):
-        told = {**asked, "plan": plan.to_json(), "repair": work.repair(record)}
+        told = {**asked, "plan": plan.to_json(), "repair": work.repair(record, plan)}
         found.append(work.ensure("portrait", subject, slot="portrait-after", **told))
     for one in found if wait else ():
         if one.active and one.job is not None:
@@ -92,7 +92,7 @@ def _again(record: Workspace, subject: Subject, group_id: str, unit: int) -> Non
     work.again("portrait", subject, **asked, plan=DENSE, repair=AS_CUT)
     plan = work.plan(record, subject)
     if plan is not None:
-        work.again("portrait", subject, **asked, plan=plan.to_json(), repair=work.repair(record))
+        work.again("portrait", subject, **asked, plan=plan.to_json(), repair=work.repair(record, plan))
 
 
 def _show(record: Workspace, subject: Subject, group: Group, unit: int, before: Found, after: Found | None) -> None:

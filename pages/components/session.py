@@ -76,9 +76,10 @@ def commit(record: Workspace) -> bool:
     return True
 
 
-def edit(removed: Mapping[str, int], label: str, *, from_equaliser: bool = False) -> Workspace:
-    """Set how many units groups lose, as one undo step. ``from_equaliser``: the component shows it already."""
-    return update(lambda record: records.edit(record, removed, label, from_equaliser=from_equaliser))
+def edit(removed: Mapping[str, int], label: str, *, from_equaliser: bool = False, pin: str | None = None) -> Workspace:
+    """Set how many units groups lose, as one undo step. ``from_equaliser``: the component shows it already. ``pin``: a
+    plan (JSON) whose own units hold, "" for none, None as before."""
+    return update(lambda record: records.edit(record, removed, label, from_equaliser=from_equaliser, pin=pin))
 
 
 def undo() -> Workspace:

@@ -15,7 +15,20 @@ from typing import Any
 
 import streamlit as st
 
-from core import AS_CUT, Plan, Scores, Sensitivity, Subject, desk_plan, find_result, job_key, open_subject
+from core import (
+    AS_CUT,
+    Plan,
+    Scores,
+    Sensitivity,
+    Subject,
+    desk_plan,
+    find_result,
+    has_network,
+    job_key,
+    list_repairs,
+    open_subject,
+    pinned_plan,
+)
 from core.jobs import JobStatus, open_jobs
 from core.store import open_store
 from core.workspace import Workspace
@@ -23,6 +36,8 @@ from pages.components import session
 
 FIRST_MODEL = "demo/digits-vgg"
 FIRST_CRITERION, WEIGHTS_CRITERION = "taylor", "weight-l2"
+NETWORKS, MAX_NETWORKS = "kept_networks", 24  # among the choices: by a plan's key, the network kept for it
+REPAIRS = {row.name: row for row in list_repairs()}
 POLL_S = 0.5
 EARLY = 0.05  # before this share is done the time left would be a guess
 PARSED_RESULTS = 24  # scores and scans kept as records, for everybody
@@ -86,26 +101,49 @@ def sensitivity(record: Workspace, about: Subject) -> Sensitivity | None:
 
 
 def plan(record: Workspace, about: Subject) -> Plan | None:
-    """The plan the workspace's bars stand for: nothing removed needs no scores; else None until they are known."""
+    """The plan the workspace's bars stand for: nothing removed needs no scores, nor do units that are pinned; else None
+    until they are known."""
     if not any(record.removed.values()):
         return Plan({})
     ranked = scores(record, about)
+    if record.pinned:
+        return pinned_plan(about.trace, ranked, record.removed, Plan.from_json(record.pinned))
     return desk_plan(about.trace, ranked, record.removed) if ranked is not None else None
 
 
-def repair(record: Workspace) -> str:
-    """How the network of a plan is built: as cut until something else is chosen."""
+def kept_network(record: Workspace, plan: Plan) -> dict[str, Any] | None:
+    """The network that was kept for ``plan``: "name" of its weights, "title" in words, "used" whether it is the one to
+    build; None when there is none."""
+    found = record.choices.get(NETWORKS, {}).get(plan.key)
+    return dict(found) if found else None
+
+
+def repair(record: Workspace, about: Plan | None = None) -> str:
+    """How the network of a plan (the one at hand when not given) is built: as cut until something else is chosen."""
+    asked = about if about is not None else plan(record, subject(record))
+    kept = kept_network(record, asked) if asked is not None else None
+    if kept is not None and kept["used"] and has_network(kept["name"]):
+        return str(kept["name"])
     return str(record.choices.get("repair", AS_CUT))
+
+
+def repair_words(record: Workspace, name: str) -> tuple[str, str]:
+    """A repair's title and what it does, in one sentence; ``name`` may be that of a kept network."""
+    if name in REPAIRS:
+        return REPAIRS[name].title, REPAIRS[name].summary
+    kept = next((one for one in record.choices.get(NETWORKS, {}).values() if one["name"] == name), None)
+    title = kept["title"] if kept else "A kept network"
+    return title, "Its weights are kept as they were made on the page Recover."
 
 
 def network_key(record: Workspace, plan: Plan) -> str:
     """Names the network that is built of ``plan`` under the repair in use."""
-    return f"{plan.key}-{repair(record)}"
+    return f"{plan.key}-{repair(record, plan)}"
 
 
 def measured(record: Workspace, about: Subject, plan: Plan) -> dict[str, Any]:
     """What was measured of ``plan`` under the repair in use; {} when nothing was."""
-    found = known("evaluate_plan", about, dict, plan=plan.to_json(), repair=repair(record))
+    found = known("evaluate_plan", about, dict, plan=plan.to_json(), repair=repair(record, plan))
     return found if found is not None else {}
 
 

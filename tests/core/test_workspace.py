@@ -114,3 +114,40 @@ def test_tokens_are_random_and_checked() -> None:
     assert len({new_token() for _ in range(100)}) == 100 and is_token(new_token())
     for wrong in (None, "", "short", "x" * 23, "../../../../etc/passwd", "a" * 21 + "\n", "é" * 22):
         assert not is_token(wrong)
+
+
+def test_a_pin_comes_and_goes_with_its_step(start: Workspace) -> None:
+    dragged = edit(start, {"a": 1}, "drag")
+    taken = edit(dragged, {"a": 3, "gather:b": 2}, "CP", pin='{"kept": {}}')
+    assert taken.pinned == '{"kept": {}}' and dragged.pinned == ""
+    moved = edit(taken, {"a": 4}, "drag")
+    assert moved.pinned == taken.pinned, "a drag leaves the other groups their units"
+    cleared = edit(moved, {"a": 0, "gather:b": 0}, "Dense", pin="")
+    assert cleared.pinned == "" and cleared.removed == {}
+    back = undo(cleared)
+    assert back.pinned == taken.pinned and back.removed == moved.removed
+    assert undo(undo(back)).pinned == "" and undo(undo(back)).removed == dragged.removed
+    assert redo(undo(undo(back))).pinned == taken.pinned
+    read = Workspace.from_json(json.loads(json.dumps(back.to_json())))
+    assert read == back and undo(undo(read)).pinned == ""
+
+
+def test_other_units_of_the_same_counts_are_a_step(start: Workspace) -> None:
+    first = edit(start, {"a": 1}, "one", pin='{"kept": {"a": [0]}}')
+    second = edit(first, {"a": 1}, "other", pin='{"kept": {"a": [1]}}')
+    assert second is not first and undo(second).pinned == first.pinned
+    assert edit(second, {"a": 1}, "same", pin=second.pinned) is second
+
+
+def test_work_saved_before_there_were_pins_is_read(start: Workspace) -> None:
+    state = edit(start, {"a": 1}, "one").to_json()
+    del state["pin"]
+    state["history"] = [{key: step[key] for key in ("label", "before", "after")} for step in state["history"]]
+    read = Workspace.from_json(state)
+    assert read.pin == "" and undo(read).removed == {}
+
+
+def test_a_named_plan_brings_its_units_back(start: Workspace) -> None:
+    named = records.save_plan(edit(start, {"a": 1}, "one", pin='{"kept": {"a": [0]}}'), "mine", '{"kept": {"a": [0]}}')
+    other = edit(named, {"a": 2}, "two", pin="")
+    assert records.restore_plan(other, "mine").pinned == '{"kept": {"a": [0]}}'
