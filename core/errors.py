@@ -28,6 +28,10 @@ class MeasureError(CoreError):
     """A measurement cannot be made with what was given."""
 
 
+class TrainError(CoreError):
+    """A network cannot be trained with what was given, or training went astray."""
+
+
 class ExportError(CoreError):
     """A file could not be written, or does not reload to the same network."""
 
