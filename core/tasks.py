@@ -24,7 +24,9 @@ from core.measure.importance.first_order import first_order_changes
 from core.measure.sensitivity import Sensitivity, scan_sensitivity
 from core.networks import build_any
 from core.records import Accuracy, Plan, Scores
+from core.store import open_store
 from core.subject import Subject, digest, exports_folder, open_subject
+from core.timings import note_timing
 
 Progress = Callable[..., None]
 Stop = Callable[[], bool]
@@ -33,6 +35,7 @@ FRACTIONS = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875)
 SCORE_IMAGES = 256  # calibration images a criterion sees
 SCAN_IMAGES = 400  # selection images per point of a first scan
 SCAN_SEED = 0  # draws them
+TABLE_VERSION = ["wall"]  # tables without the dense network's wall time are measured anew
 LATENCY_REPEATS, LATENCY_SECONDS = 40, 8.0  # whichever comes first
 
 
@@ -41,6 +44,7 @@ def job_key(verb: str, subject: Subject, **arguments: Any) -> str:
     if "plan" in arguments:  # what a plan keeps names it, not the words on how it was made
         arguments = {**arguments, "plan": Plan.from_json(arguments["plan"]).key}
     machine = [machine_identity()] if verb in {"latency_table", "evaluate_plan"} else []
+    machine += TABLE_VERSION if verb == "latency_table" else []
     return f"{verb}-{digest(subject.key, arguments, machine)}"
 
 
@@ -163,6 +167,7 @@ def evaluate_plan(
     times = measure_together(
         networks, subject.trace.example, repeats=LATENCY_REPEATS, max_seconds=LATENCY_SECONDS, cancelled=cancelled
     )
+    note_timing(open_store(), job_key("latency_table", subject), subject.trace, chosen, times)
     result["dense_latency"], result["latency"] = asdict(times[0]), asdict(times[-1])
     return result
 
@@ -221,6 +226,7 @@ def _measure_both(
     dense = subject.loaded.module
     comparison = compare_models(dense, pruned, subject.data.report, cancelled=cancelled)
     times = measure_together([dense, pruned], subject.trace.example, cancelled=cancelled)
+    note_timing(open_store(), job_key("latency_table", subject), subject.trace, plan, times)
     costs = count_cost(subject.trace), count_cost(subject.trace, plan)
     found: dict[str, Any] = {"data": subject.data.report.name}
     names, accuracies = ("dense", "pruned"), (comparison.a, comparison.b)

@@ -6,14 +6,15 @@ consumer that gathers is priced as well.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from core.errors import MeasureError, PlanError
 from core.measure.cost.steps import StepCall, StepModel, step_model
 from core.measure.cost.tables import Axis, LatencyTable, StepTimes
+from core.measure.cost.wall import Timing, saving_of
 from core.measure.cost.widths import Place, kept_masks
 from core.records import Latency, Plan, Trace
 
@@ -187,23 +188,50 @@ def _known(call: StepCall, table: LatencyTable) -> StepTimes | None:
 
 def prices(trace: Trace, table: LatencyTable) -> Prices:
     """Prepared once per trace and table. Raises MeasureError when the table belongs to another network."""
-    known: list[tuple[LatencyTable, Prices]] = trace.__dict__.setdefault("_prices", [])
+    known: list[tuple[Mapping[str, StepTimes], Prices]] = trace.__dict__.setdefault("_prices", [])
     for held, found in known:
-        if held is table:
+        if held is table.steps:  # a correction changes what surrounds them, not the steps
             return found
     made = Prices.of(trace, step_model(trace, table.batch), table)
-    known[:] = [*known[-3:], (table, made)]  # a page holds one table or two; more would only be kept from being freed
+    known[:] = [
+        *known[-3:],
+        (table.steps, made),
+    ]  # a page holds one table or two; more would only be kept from being freed
     return made
 
 
 def predict_latency(trace: Trace, plan: Plan | None, table: LatencyTable) -> Latency:
-    """Estimated time of the network ``plan`` describes (None = dense), from ``table``; ``measured`` is False.
+    """Estimated wall time of the network ``plan`` describes (None = dense), from ``table``; ``measured`` is False.
 
-    The quartiles are the dense network's own, scaled. Raises MeasureError when the table belongs to another network.
+    The dense network's is what was measured of it last. The quartiles are the dense network's own, scaled. Raises
+    MeasureError when the table belongs to another network.
     """
-    median = table.whole(operators_ms(trace, plan, table))
-    low, high = (share * median for share in table.spread)
+    median, wall = table.whole(operators_ms(trace, plan, table)), table.wall
+    spread = table.spread if wall is None else (wall.low_ms / wall.median_ms, wall.high_ms / wall.median_ms)
+    low, high = (share * median for share in spread)
     return Latency(median, low, high, 0, table.batch, table.threads, table.device, measured=False)
+
+
+def corrected(trace: Trace, table: LatencyTable, timings: Sequence[Timing]) -> LatencyTable:
+    """``table`` as it stands after ``timings``, the newest last: the dense network takes what it took then, and what
+    plans save is scaled by how much of the foretold savings was had.
+
+    Timings in another setting (threads, batch, device) and tables that know no wall are left as they are. Raises
+    MeasureError when the table belongs to another network.
+    """
+    foretold: list[float] = []
+    had: list[float] = []
+    start = table
+    for timing in timings:
+        same = (timing.threads, timing.batch, timing.device) == (table.threads, table.batch, table.device)
+        if table.wall is None or not same or any(name not in trace.by_id for name in timing.widths):
+            continue
+        operators = operators_ms(trace, Plan({name: tuple(range(n)) for name, n in timing.widths.items()}), table)
+        foretold.append(1 - start.own(operators) / start.knots[-1][1])
+        had.append(1 - timing.plan_ms / timing.dense_ms)
+        wall = table.wall.after(timing, table.whole(operators), saving_of(foretold, had))
+        table = replace(table, wall=wall)
+    return table
 
 
 def operators_ms(trace: Trace, plan: Plan | None, table: LatencyTable) -> float:
@@ -260,10 +288,11 @@ def latency_terms(trace: Trace, table: LatencyTable) -> list[tuple[float, str | 
                     terms[group_a, group_b] = terms.get((group_a, group_b), 0.0) + coef * x * y
     x, y = np.array(table.knots).T
     slope = float(np.polyfit(x, y, 1)[0]) if len(x) > 1 else float(y[0] / max(x[0], 1e-9))
+    slope *= table.wall.factor * table.wall.saving if table.wall is not None else 1.0
     terms = {key: slope * coef for key, coef in terms.items()}
     full = {group.id: group.units for group in trace.prunable} | {None: 1}
     dense = sum(coef * full[a] * full[b] for (a, b), coef in terms.items())
-    terms[None, None] = terms.get((None, None), 0.0) + float(table.knots[-1][1]) - dense
+    terms[None, None] = terms.get((None, None), 0.0) + table.whole(float(x[-1])) - dense
     return [(coef, a, b) for (a, b), coef in terms.items() if coef]
 
 

@@ -7,28 +7,19 @@ widths of its own kind only, so the steps stay.
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-import math
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from core.errors import MeasureError
+from core.measure.cost.wall import AGAIN, Wall
 
 BLOCK = 8  # channels that vector units and tensor cores take at once (or a multiple of them)
-COLUMNS = ("operator", "key", "uses", "width_in", "width_out", "ms")
-MAX_CSV_BYTES = 16 << 20
-MAX_CSV_ROWS = 200_000
-MAX_WIDTH = 1 << 20
-MAX_MS = 1e7
-AGAIN = "Measure the table again."
 
 
 @dataclass(frozen=True)
@@ -95,7 +86,8 @@ class LatencyTable:
     """Times of a network's operators on one machine. ``steps``: by operator signature.
 
     ``knots``: (sum of operator times inside the network, time of the whole network) in ms, rising; the last is the
-    dense network. ``spread``: first and third quartile of the dense network's time, as shares of what is predicted.
+    dense network, both by the table's own clock. ``wall``: what turns that into wall time, None where nobody knows.
+    ``spread``: first and third quartile of the dense network's time by the own clock, as shares of what is predicted.
     ``untimed``: operators that could not be run alone; they count as nothing and are carried by the knots.
     ``samples``: calls that were timed. ``networks``: whole networks that were.
     """
@@ -112,9 +104,15 @@ class LatencyTable:
     samples: int = 0
     networks: int = 0
     imported: bool = field(default=False)
+    wall: Wall | None = None
 
     def whole(self, operators_ms: float) -> float:
-        """Time of the network whose operators take ``operators_ms`` together."""
+        """Wall time of the network whose operators take ``operators_ms`` together."""
+        own = self.own(operators_ms)
+        return own if self.wall is None else self.wall.ms(own, self.knots[-1][1])
+
+    def own(self, operators_ms: float) -> float:
+        """As ``whole``, by the table's own clock."""
         if len(self.knots) == 1:
             ((operators, measured),) = self.knots
             return operators_ms * measured / max(operators, 1e-9)
@@ -132,7 +130,8 @@ class LatencyTable:
             }
             for key, s in self.steps.items()
         }  # fmt: skip
-        return {**{name: getattr(self, name) for name in self.__dataclass_fields__}, "steps": steps}
+        fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return {**fields, "steps": steps, "wall": self.wall and self.wall.to_dict()}
 
     def to_json(self) -> str:
         return json.dumps(self.to_dict())
@@ -152,7 +151,8 @@ class LatencyTable:
             low, high = data["spread"]
             rest = {name: data[name] for name in ("device", "threads", "batch", "torch_version", "fingerprint")}
             rest |= {name: data[name] for name in ("samples", "networks", "imported") if name in data}
-            return LatencyTable(steps, knots, (low, high), dict(data["untimed"]), **rest)
+            wall = Wall.from_dict(data.get("wall"))
+            return LatencyTable(steps, knots, (low, high), dict(data["untimed"]), **rest, wall=wall)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise MeasureError(f"Expected a latency table; {error!r} is missing or wrong. {AGAIN}") from error
 
@@ -169,17 +169,9 @@ class LatencyTable:
 
         Columns: operator, key, uses, width_in (empty where there is none), width_out, ms inside the network.
         """
-        out = io.StringIO()
-        facts = {name: value for name, value in asdict(replace(self, steps={})).items() if name != "steps"}
-        out.write(f"# {json.dumps(facts)}\n")
-        writer = csv.writer(out, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        for key, step in self.steps.items():
-            for i, width_in in enumerate(step.widths_in):
-                for j, width_out in enumerate(step.widths_out):
-                    ms = f"{step.ms[i][j] * step.in_network:.6g}"
-                    writer.writerow([step.operator, key, step.uses, width_in or "", width_out, ms])
-        return out.getvalue()
+        from core.measure.cost.table_csv import write_csv  # here: it builds tables itself
+
+        return write_csv(self)
 
     def from_csv(self, text: str, device: str) -> LatencyTable:
         """A table of the same network with the times of ``text``, taken on another device.
@@ -188,129 +180,6 @@ class LatencyTable:
         its dense one. Whole networks were not timed there unless the first line of facts tells: then the time is the
         sum of the operators. device: its name. Raises MeasureError with the line when something does not fit.
         """
+        from core.measure.cost.table_csv import read_csv
+
         return read_csv(self, text, device)
-
-
-def read_csv(table: LatencyTable, text: str, device: str) -> LatencyTable:
-    """See ``LatencyTable.from_csv``."""
-    if len(text) > MAX_CSV_BYTES:
-        raise MeasureError(
-            f"The latency CSV has {len(text) >> 20} MB; at most {MAX_CSV_BYTES >> 20} MB are read. Keep fewer widths."
-        )
-    facts, rows = _facts(text)
-    grids: dict[str, dict[tuple[int, int], float]] = {}
-    for line, row in rows:
-        key, pair, ms = _row(line, row, table)
-        if pair in grids.setdefault(key, {}):
-            raise MeasureError(
-                f"Latency CSV, line {line}: {row[0]} at widths {pair} is there twice. Remove one of them."
-            )
-        grids[key][pair] = ms
-    steps = {key: _grid(step, grids.get(key)) for key, step in table.steps.items()}
-    knots, spread = _knots(facts, table, steps)
-    threads, batch = (_number(facts, name, getattr(table, name)) for name in ("threads", "batch"))
-    if batch != table.batch:
-        raise MeasureError(
-            f"The latency CSV was measured with {batch} images at once, the table of this network has {table.batch}. "
-            "Measure both with the same batch."
-        )
-    version = str(facts.get("torch_version", "unknown"))[:80]
-    return replace(
-        table, steps=steps, knots=knots, spread=spread, device=device[:200] or "another device", threads=threads,
-        torch_version=version, imported=True, samples=0, networks=0,
-    )  # fmt: skip
-
-
-def _facts(text: str) -> tuple[dict[str, Any], list[tuple[int, list[str]]]]:
-    """(facts of the first line, rows with their line numbers)."""
-    facts: dict[str, Any] = {}
-    lines = text.lstrip("\ufeff").splitlines()
-    first = 1
-    if lines and lines[0].startswith("#"):
-        try:
-            found = json.loads(lines[0][1:])
-        except ValueError as error:
-            raise MeasureError(
-                f"Latency CSV, line 1: expected facts as JSON after #; found {lines[0][:60]!r}."
-            ) from error
-        if not isinstance(found, dict):
-            raise MeasureError(f"Latency CSV, line 1: expected facts as a JSON object; found {lines[0][:60]!r}.")
-        facts, lines, first = found, lines[1:], 2
-    if not lines or tuple(cell.strip() for cell in lines[0].split(",")) != COLUMNS:
-        found = lines[0][:80] if lines else "nothing"
-        raise MeasureError(f"Latency CSV, line {first}: expected the columns {', '.join(COLUMNS)}; found {found!r}.")
-    if len(lines) > MAX_CSV_ROWS:
-        raise MeasureError(f"The latency CSV has {len(lines)} rows; at most {MAX_CSV_ROWS} are read.")
-    try:
-        rows = list(csv.reader(lines[1:]))
-    except csv.Error as error:
-        raise MeasureError(f"The latency CSV cannot be read: {error}. Save it as plain CSV with commas.") from error
-    return facts, [(first + 1 + at, row) for at, row in enumerate(rows) if row]
-
-
-def _row(line: int, row: list[str], table: LatencyTable) -> tuple[str, tuple[int, int], float]:
-    if len(row) != len(COLUMNS):
-        raise MeasureError(f"Latency CSV, line {line}: expected {len(COLUMNS)} cells; found {len(row)}.")
-    operator, key, _, width_in, width_out, time = row
-    if key not in table.steps:
-        raise MeasureError(
-            f"Latency CSV, line {line}: {operator[:60]!r} is no operator of this network at this size. Export the CSV "
-            "of this network here, measure its rows on the other device, and keep the column 'key' as it is."
-        )
-    try:
-        pair, ms = (int(width_in or 0), int(width_out or 0)), float(time)
-    except ValueError as error:
-        raise MeasureError(f"Latency CSV, line {line}: widths are whole numbers and ms a number; {error}.") from error
-    if not (0 <= pair[0] <= MAX_WIDTH and 0 <= pair[1] <= MAX_WIDTH):
-        raise MeasureError(f"Latency CSV, line {line}: widths lie in 0..{MAX_WIDTH}; found {pair[0]} and {pair[1]}.")
-    if not (math.isfinite(ms) and 0 <= ms <= MAX_MS):
-        raise MeasureError(f"Latency CSV, line {line}: ms lies in 0..{MAX_MS:.0f}; found {time!r}.")
-    return key, pair, ms
-
-
-def _grid(step: StepTimes, found: Mapping[tuple[int, int], float] | None) -> StepTimes:
-    if not found:
-        raise MeasureError(f"The latency CSV has no row for {step.operator}. Every operator of the network is needed.")
-    widths_in, widths_out = (tuple(sorted({pair[side] for pair in found})) for side in (0, 1))
-    for i in widths_in:
-        for j in widths_out:
-            if (i, j) not in found:
-                raise MeasureError(
-                    f"The latency CSV lacks {step.operator} at widths {i or '-'} and {j}: each operator needs every "
-                    "pair of its widths."
-                )
-    if (widths_in[-1], widths_out[-1]) != (step.widths_in[-1], step.widths_out[-1]):
-        raise MeasureError(
-            f"The latency CSV has {step.operator} up to the widths {widths_in[-1]} and {widths_out[-1]}; expected its "
-            f"dense ones, {step.widths_in[-1]} and {step.widths_out[-1]}."
-        )
-    ms = tuple(tuple(found[i, j] for j in widths_out) for i in widths_in)
-    return replace(step, widths_in=widths_in, widths_out=widths_out, ms=ms, in_network=1.0)
-
-
-def _knots(
-    facts: Mapping[str, Any], table: LatencyTable, steps: Mapping[str, StepTimes]
-) -> tuple[tuple[tuple[float, float], ...], tuple[float, float]]:
-    dense = sum(s.ms[-1][-1] * s.uses for s in steps.values() if not s.operator.startswith("gather "))
-    if "knots" not in facts:
-        return ((max(dense, 1e-9), max(dense, 1e-9)),), (1.0, 1.0)
-    try:
-        knots = tuple((float(x), float(y)) for x, y in facts["knots"])
-        low, high = (float(share) for share in facts.get("spread", (1.0, 1.0)))
-    except (TypeError, ValueError) as error:
-        raise MeasureError(
-            "Latency CSV, line 1: expected knots as pairs of numbers and spread as two shares."
-        ) from error
-    numbers = [number for knot in knots for number in knot] + [low, high]
-    if not 1 <= len(knots) <= 16 or not all(math.isfinite(x) and 0 < x <= MAX_MS for x in numbers):
-        raise MeasureError("Latency CSV, line 1: knots are 1 to 16 pairs of positive milliseconds; found others.")
-    if any(b[0] <= a[0] or b[1] < a[1] for a, b in pairwise(knots)):
-        raise MeasureError("Latency CSV, line 1: knots rise; these do not.")
-    return knots, (low, high)
-
-
-def _number(facts: Mapping[str, Any], name: str, default: int) -> int:
-    value = facts.get(name, default)
-    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 1 << 16:
-        raise MeasureError(f"Latency CSV, line 1: {name} is a whole number of 1 or more; found {value!r}.")
-    return value

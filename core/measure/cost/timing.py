@@ -9,132 +9,46 @@ A shared machine changes its speed from second to second. So a fixed piece of ar
 throughout, every call is taken relative to it, and the lower quartile over rounds is scaled to the speed the machine
 has when it is hardly disturbed. With one thread on a processor, time is the thread's own: while other programs have
 their turn it stands still. (A long call meets more of their turns than the short ones it is made of; that would look
-like overhead.)
+like overhead.) Whole networks take turns with the dense one, and are taken relative to it, until two halves of the runs
+agree. A person waits for wall time, so the dense network's is taken at the beginning and at the end; what the table
+foretells is scaled to it.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 
 import numpy as np
 import torch
 from scipy.optimize import nnls
-from torch import Tensor, nn
+from torch import nn
 
 from core.errors import Cancelled, MeasureError
-from core.measure.cost.latency import check_runs, device_name
+from core.measure.cost.clock import LEAST, SWEEPS, Clock, Stop, low
+from core.measure.cost.latency import check_runs, device_name, time_rounds
 from core.measure.cost.lookup import family_sums
 from core.measure.cost.steps import Run, StepCall, sized_copy, step_model, uniform_plan, widths
 from core.measure.cost.tables import LatencyTable, StepTimes
+from core.measure.cost.wall import Wall
+from core.measure.cost.ways import prepare_run
 from core.records import Plan, Trace, fingerprint_state
 from core.trace.graph import named_state
 from core.trace.modes import evaluating, thread_count
 
 NARROW = (0.5, 0.25)  # kept shares of the uniformly narrow networks that are timed whole
-RANDOM = 8  # networks of random widths that are timed whole
+RANDOM = 12  # networks of random widths that are timed whole
 WHOLE = 0.35  # share of the time for whole networks
-# Other programs only ever add time: the table keeps what the machine does when it is hardly disturbed.
-QUIET = 25  # percentile of a call's times relative to the reference
-BEST = 10  # percentile of the reference's times
-LEAST = 3  # rounds, however long they take
 PREPARING = 2  # rounds that it takes to make the tensors and warm up
 MEMORY_BYTES = 128 << 20  # tensors that may be alive at once while operators are timed
-ROW, ROW_MS = 4, 300.0  # runs of one whole network after another, where they do not take longer
+WALL_REPEATS, WALL_SECONDS = 25, 2.5  # of the dense network on the wall, before and after
 TURNS = 150  # calls at most that take turns: PyTorch's library on processors remembers about 1000 kernels it has made
-REFERENCE_MS = 4.0  # the reference is timed after this much of other work
 PULL = 0.15  # how strongly factors are held near each other, beside the relative error of a network
 FAMILIES = ("convolution", "grouped", "product", "other")
 
 Progress = Callable[..., None]
-Stop = Callable[[], bool]
-
-
-@dataclass
-class Clock:
-    """Times calls relative to a reference that is timed between them.
-
-    ``reference``: its milliseconds, all of them.
-    """
-
-    device: torch.device
-    cancelled: Stop | None = None
-    reference: list[float] = field(default_factory=list)
-    samples: int = 0
-
-    def __post_init__(self) -> None:
-        alone = self.device.type == "cpu" and torch.get_num_threads() == 1
-        self._now = time.thread_time if alone else time.perf_counter
-        x, w = (torch.rand(shape, device=self.device) for shape in ((1, 64, 14, 14), (64, 64, 3, 3)))
-        self._work: Callable[[], Tensor] = lambda: torch.relu_(torch.conv2d(x, w, padding=1))
-        for _ in range(5):
-            self._look()
-        self.reference.clear()
-
-    def rounds(self, calls: Sequence[Callable[[], object]], most: int, seconds: float) -> np.ndarray:
-        """Time of each call in units of the reference: (rounds, calls). All calls take their turn in every round.
-
-        At most ``most`` rounds; at least ``LEAST`` of them even when they take longer than ``seconds``.
-        """
-        begin = time.perf_counter()
-        rows: list[np.ndarray] = []
-        while len(rows) < most and (len(rows) < LEAST or time.perf_counter() - begin < seconds):
-            rows.append(self._round(calls))
-        return np.array(rows)
-
-    def blocks(self, calls: Sequence[Callable[[], object]], most: int, seconds: float) -> list[np.ndarray]:
-        """Times of whole networks in units of the reference, one array for each.
-
-        Each runs some times in a row, as it does in use: in turns with many others it would find the library's kernels
-        forgotten and its weights far away. Then the next, until all had ``most`` runs or time is up, as in ``rounds``.
-        """
-        begin = time.perf_counter()
-        rows: list[list[float]] = [[] for _ in calls]
-        sweeps = 0
-        while sweeps * ROW < most and (sweeps < LEAST or time.perf_counter() - begin < seconds):
-            for call, row in zip(calls, rows, strict=True):
-                warm = self._round([call])[0] * self.reference[-1]
-                row.extend(self._round([call])[0] for _ in range(ROW if ROW * warm < ROW_MS else 1))
-            sweeps += 1
-        return [np.array(row) for row in rows]
-
-    def quiet_ms(self) -> float:
-        """The reference's time when the machine is hardly disturbed."""
-        return float(np.percentile(self.reference, BEST))
-
-    def _round(self, calls: Sequence[Callable[[], object]]) -> np.ndarray:
-        row = np.zeros(len(calls))
-        before, since, first = self._look(), 0.0, 0
-        for at, call in enumerate(calls):
-            if self.cancelled is not None and self.cancelled():
-                raise Cancelled("Measuring the latency table was cancelled.")
-            row[at] = self._time(call)
-            since += row[at]
-            if since >= REFERENCE_MS or at == len(calls) - 1:
-                after = self._look()
-                row[first : at + 1] /= (before + after) / 2
-                before, since, first = after, 0.0, at + 1
-        self.samples += len(calls)
-        return row
-
-    def _look(self) -> float:
-        found = min(self._time(self._work), self._time(self._work))
-        self.reference.append(found)
-        return found
-
-    def _time(self, call: Callable[[], object]) -> float:
-        start = self._now()
-        call()
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        return 1e3 * (self._now() - start)
-
-
-def low(times: np.ndarray) -> np.ndarray:
-    """The lower quartile along the first axis."""
-    found: np.ndarray = np.percentile(times, QUIET, axis=0)
-    return found
 
 
 def build_latency_table(
@@ -167,10 +81,12 @@ def build_latency_table(
     with thread_count(threads) as used, torch.inference_mode():
         tell(0.0, "Measuring whole networks")
         clock = Clock(device, cancelled)
-        plans, measured, spread = _whole_networks(trace, batch, repeats, WHOLE * max_seconds, clock)
+        wall = _wall(trace, batch, cancelled)
+        plans, measured, spread = _whole_networks(trace, batch, 4 * repeats, WHOLE * max_seconds, clock, tell)
         tell(WHOLE, "Measuring operators")
         seconds = (1 - WHOLE) * max_seconds
         steps, untimed = _time_steps((*model.calls, *model.gathers), points, repeats, seconds, clock, tell)
+        wall += _wall(trace, batch, cancelled)
     quiet = clock.quiet_ms()
     steps = {key: replace(s, ms=tuple(tuple(quiet * ms for ms in row) for row in s.ms)) for key, s in steps.items()}
     state = fingerprint_state(named_state(trace.module))
@@ -179,7 +95,27 @@ def build_latency_table(
         clock.samples, len(plans),
     )  # fmt: skip
     tell(1.0, "Latency table is ready")
-    return calibrated(trace, table, plans, quiet * measured)
+    return on_the_wall(calibrated(trace, table, plans, quiet * measured), wall)
+
+
+def _wall(trace: Trace, batch: int, cancelled: Stop | None) -> list[float]:
+    """Wall milliseconds of the dense network."""
+    image = trace.example[:1].repeat(batch, *[1] * (trace.example.dim() - 1))
+    device = next((p.device for p in trace.module.parameters()), image.device)
+    image = image.to(device)
+    with evaluating(trace.module):
+        check_runs(trace.module, image)
+        call = prepare_run(trace.module, image, "eager")
+        call()
+        return time_rounds([call], WALL_REPEATS, 0.0, WALL_SECONDS, cancelled)[0]
+
+
+def on_the_wall(table: LatencyTable, wall_ms: Sequence[float]) -> LatencyTable:
+    """``table`` with what it foretells of the dense network scaled to the median of ``wall_ms``."""
+    first, median, third = np.percentile(wall_ms, [25, 50, 75]).tolist()
+    when = datetime.now(UTC).isoformat(timespec="seconds")
+    factor = median / max(table.knots[-1][1], 1e-9)
+    return replace(table, wall=Wall(factor, median, first, third, len(wall_ms), when))
 
 
 def calibrated(
@@ -226,7 +162,7 @@ def random_widths(trace: Trace, count: int) -> list[Plan]:
 
 
 def _whole_networks(
-    trace: Trace, batch: int, repeats: int, seconds: float, clock: Clock
+    trace: Trace, batch: int, turns: int, seconds: float, clock: Clock, tell: Progress
 ) -> tuple[list[Plan | None], np.ndarray, tuple[float, float]]:
     """(plans, their networks' times in units of the reference, quartiles of the dense one's over its median)."""
     image = trace.example[:1].repeat(batch, *[1] * (trace.example.dim() - 1)).to(clock.device)
@@ -240,15 +176,18 @@ def _whole_networks(
         more = (
             [*(uniform_plan(trace, share) for share in NARROW), *random_widths(trace, RANDOM)] if trace.prunable else []
         )
-        for plan in more[: max(1, int(seconds / (0.6 * 2 * LEAST * dense_s)))]:
+        for plan in more[: max(1, int(seconds / (1.6 * 2 * LEAST * dense_s)))]:
             network = sized_copy(trace, plan)
             if network is not None:
                 plans.append(plan)
                 networks.append(network)
+        tell(0.1 * WHOLE, f"Timing {len(networks)} whole networks")
         calls = [lambda network=network: network(image) for network in networks]
-        rows = clock.blocks(calls, 3 * repeats, seconds)
+        rows = clock.turns(calls, turns, seconds)
+        dense = low(clock.rounds(calls[:1], 2 * SWEEPS, 0.1 * seconds))[0]
     first, third = np.percentile(rows[0], [25, 75])
-    return plans, np.array([low(row) for row in rows]), (1.0, float(third / first))
+    times = np.array([low(row) for row in rows])
+    return plans, dense * times / times[0], (1.0, float(third / first))
 
 
 @dataclass

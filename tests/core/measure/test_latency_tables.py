@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from core.errors import MeasureError
 from core.measure.cost import LatencyTable, build_latency_table, predict_latency
-from core.measure.cost import tables as tables_module
+from core.measure.cost import table_csv as tables_module
 from core.measure.cost.steps import uniform_plan
 from core.measure.cost.tables import StepTimes
 from core.records import Plan, Trace
@@ -64,7 +64,7 @@ def test_json(table: LatencyTable) -> None:
 def test_a_table_of_an_earlier_version_still_serves(trace: Trace, table: LatencyTable) -> None:
     """It knows no factors and no gathers, and its grid has no widths beside the blocks."""
     data = json.loads(table.to_json())
-    for name in ("samples", "networks", "imported"):
+    for name in ("samples", "networks", "imported", "wall"):
         del data[name]
     data["steps"] = {key: step for key, step in data["steps"].items() if not key.startswith("gather")}
     for step in data["steps"].values():
@@ -85,6 +85,7 @@ def test_csv_there_and_back(trace: Trace, table: LatencyTable) -> None:
     assert len(rows) == sum(len(s.widths_in) * len(s.widths_out) for s in table.steps.values())
     back = table.from_csv(text, "a phone")
     assert back.imported and back.device == "a phone" and back.batch == table.batch
+    assert back.wall == table.wall is not None, "what turns the table's clock into wall time travels along"
     for plan in (None, uniform_plan(trace, 0.5), uniform_plan(trace, 0.3)):
         found, want = predict_latency(trace, plan, back), predict_latency(trace, plan, table)
         assert found.median_ms == pytest.approx(want.median_ms, rel=1e-4) and found.device == "a phone"
@@ -99,7 +100,7 @@ def test_csv_without_facts_is_the_sum_of_its_operators(trace: Trace, table: Late
     told = table.from_csv("\ufeff" + plain, "a phone")
     whole = 0.5 * sum(s.uses for s in steps.values() if not s.operator.startswith("gather"))
     assert predict_latency(trace, None, told).median_ms == pytest.approx(whole)
-    assert told.knots == ((whole, whole),) and told.spread == (1.0, 1.0)
+    assert told.knots == ((whole, whole),) and told.spread == (1.0, 1.0) and told.wall is None
 
 
 @pytest.mark.parametrize(
@@ -136,6 +137,7 @@ def test_bad_files(table: LatencyTable, monkeypatch: pytest.MonkeyPatch) -> None
         ("\n".join(['# {"knots": [[1, Infinity]]}', header, *rows]), "positive milliseconds"),
         ("\n".join(['# {"batch": 3}', header, *rows]), "3 images at once"),
         ("\n".join(['# {"threads": "many"}', header, *rows]), "threads is a whole number"),
+        ("\n".join(['# {"knots": [[1, 2]], "wall": {"factor": 0}}', header, *rows]), "line 1: .* dense network's time"),
     ):
         with pytest.raises(MeasureError, match=said):
             table.from_csv(broken, "a phone")

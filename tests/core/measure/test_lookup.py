@@ -123,7 +123,10 @@ def test_a_gather_is_felt_where_it_reads() -> None:
 
 def test_dense_is_met(trace: Trace, table: LatencyTable) -> None:
     dense = predict_latency(trace, None, table)
-    assert dense.median_ms == pytest.approx(table.knots[-1][1]) and not dense.measured
+    assert table.wall is not None and table.wall.factor == pytest.approx(table.wall.median_ms / table.knots[-1][1])
+    found = (dense.low_ms, dense.median_ms, dense.high_ms)
+    assert found == pytest.approx((table.wall.low_ms, table.wall.median_ms, table.wall.high_ms)) and not dense.measured
+    assert predict_latency(trace, None, replace(table, wall=None)).median_ms == pytest.approx(table.knots[-1][1])
     assert predict_latency(trace, Plan({}), table) == dense
     sums = [operators_ms(trace, uniform_plan(trace, share), table) for share in (1.0, 0.5, 0.25)]
     assert min(sums) > 0
@@ -211,7 +214,7 @@ def test_a_gather_is_priced(trace: Trace, table: LatencyTable) -> None:
 def test_factors_and_constant_are_found_again(trace: Trace, table: LatencyTable) -> None:
     """Whole networks made of known factors and a known constant are met; the operators' own times stay."""
     plans = [None, *(uniform_plan(trace, share) for share in (0.5, 0.25)), *random_widths(trace, 8)]
-    raw = replace(table, steps={key: replace(s, in_network=1.0) for key, s in table.steps.items()})
+    raw = replace(table, wall=None, steps={key: replace(s, in_network=1.0) for key, s in table.steps.items()})
     sums = np.array([family_sums(trace, plan, raw, FAMILIES) for plan in plans])
     measured = sums @ np.array([1.3, 1.3, 1.3, 1.3]) + 0.2 * sums[0].sum()
     fitted = calibrated(trace, raw, plans, measured)

@@ -29,7 +29,7 @@ def table(trace: Trace) -> LatencyTable:
         key: replace(s, ms=tuple(tuple(float(-(-j // 8)) for j in s.widths_out) for _ in s.widths_in), in_network=1.0)
         for key, s in found.steps.items()
     }
-    return replace(found, steps=steps, knots=((1.0, 1.0),), spread=(1.0, 1.0))
+    return replace(found, steps=steps, knots=((1.0, 1.0),), spread=(1.0, 1.0), wall=None)
 
 
 def test_marks_are_the_tops_of_the_steps(trace: Trace, table: LatencyTable) -> None:
@@ -84,7 +84,7 @@ def test_gathers_have_a_staircase_too() -> None:
         for key, s in found.steps.items()
     }
     gather = shared.gathers[0]
-    stairs = latency_staircase(shared, gather.id, replace(found, steps=steps, knots=((1.0, 1.0),)))
+    stairs = latency_staircase(shared, gather.id, replace(found, steps=steps, knots=((1.0, 1.0),), wall=None))
     assert stairs.kept == tuple(range(1, 17))
     assert stairs.ms[14] == pytest.approx(stairs.ms[15] + 1), "whoever leaves out a channel pays for an index select"
     assert not any(stairs.gains[:15]) and stairs.snapped(1) == 16
