@@ -28,6 +28,7 @@ _HOME = {
     "core.load": "list_data list_families list_models load_data load_model sanitise_weights",
     "core.measure.cost": "LatencyTable build_latency_table count_cost measure_latency predict_latency",
     "core.measure.cost.staircase": "Staircase latency_staircase",
+    "core.measure.cost.wall": "Wall",
     "core.measure.importance": "list_criteria score_channels",
     "core.measure.importance.agreement": "Agreement compare_criteria",
     "core.measure.sensitivity": "Sensitivity scan_sensitivity",
@@ -37,9 +38,12 @@ _HOME = {
     "core.portraits": "Mosaic Sight UnitPlaces filter_mosaics sights unit_places",
     "core.recipes": "Outcome RECIPES RUNGS Recipe Rung climb_ladder list_recipes run_recipe",
     "core.records": "Accuracy Cost CurvePoint Group ImageData Latency LoadedModel Plan Scores Trace",
+    "core.recovery": "MEASURED MISSING RUNNING SECONDS WAITING DenseLevel RungRow best_rung dense_level known_rungs "
+    "ladder_csv missing_rungs rung_rows",
     "core.shelf": "find_result is_shipped",
     "core.subject": "Subject data_address exports_folder open_subject split_address uploads_folder",
     "core.tasks": "job_key",
+    "core.timings": "newest_table",
     "core.trace": "trace_channels",
     "core.uploads": "keep_images keep_weights",
     "core.views": "ChannelRow Drop DropRow RankedUnit channel_rows curves_csv drop_rows member_rows ranked_units "

@@ -66,18 +66,21 @@ def climb_ladder(
     cancelled: Callable[[], bool] | None = None,
     seed: int = 0,
     finetune: Mapping[str, Any] | None = None,
+    standing: Sequence[Rung] = (),
 ) -> tuple[Rung, ...]:
     """The networks of ``plan`` by each of ``rungs`` (names of RUNGS), measured on the selection images as they stand.
 
     data: with its parts; repairs look at calibration images. seed: of what training draws. finetune: options of
     ``finetune_model``, in place of FINETUNE; it starts from the rung that did best on the selection images (from the
-    plan as cut where there is none yet). After each rung ``on_progress(fraction, message, partial)`` gets the rungs
-    that stand; in between ``partial`` is None. Raises CoreError for an unknown rung or as the repairs do; Cancelled
-    with the complete rungs in its ``partial``.
+    plan as cut where there is none yet). standing: rungs climbed before, from which fine-tuning may start too; they
+    are not given back. After each rung ``on_progress(fraction, message, partial)`` gets the rungs that stand; in
+    between ``partial`` is None. Raises CoreError for an unknown rung or as the repairs do; Cancelled with the complete
+    rungs in its ``partial``.
     """
     for name in rungs:
         RUNGS.row(name)
     climb = _Climb(loaded, trace, plan, data, len(rungs), on_progress, cancelled, seed, dict(finetune or FINETUNE))
+    climb.standing = list(standing)
     try:
         climb.begin()
         for name in rungs:
@@ -107,6 +110,7 @@ class _Climb:
         self.calibration, self.selection = data.calibration, data.selection
         self.tell, self.cancelled, self.seed, self.finetune = on_progress or _silent, cancelled, seed, finetune
         self.done: list[Rung] = []
+        self.standing: list[Rung] = []
 
     def begin(self) -> None:
         self.tell(0.0, "Measuring the dense network", None)
@@ -146,7 +150,9 @@ class _Climb:
     def train(self, told: Callable[..., None]) -> tuple[nn.Module, Plan]:
         from core.apply.finetune import finetune_model
 
-        best = max(self.done, key=lambda rung: (rung.accuracy.correct, -rung.accuracy.loss), default=None)
+        best = max(
+            [*self.standing, *self.done], key=lambda rung: (rung.accuracy.correct, -rung.accuracy.loss), default=None
+        )
         start = best.module if best else prune_model(self.loaded.module, self.trace, self.plan)
         tuned = finetune_model(
             start, self.calibration, **self.finetune, seed=self.seed, on_progress=told, cancelled=self.cancelled

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
 from core import (
     PROPOSED,
@@ -115,24 +116,24 @@ def set_repair(name: str) -> None:
     attempt(lambda: session.update(change))
 
 
-def keep_network(plan: Plan, name: str, title: str) -> None:
-    """Build ``plan`` as the network that is kept under ``name`` from now on; called ``title``."""
+def keep_network(plan: Plan, name: str, title: str, accuracy: Mapping[str, Any]) -> None:
+    """Build ``plan`` as the network that is kept under ``name`` from now on; called ``title``. accuracy: the fields of
+    core's ``Accuracy``, on the selection images."""
 
     def change(record: Workspace) -> Workspace:
         others = [one for one in record.choices.get(work.NETWORKS, {}).items() if one[0] != plan.key]
-        entry = (plan.key, {"name": name, "title": title, "used": True})
+        known = {field: accuracy[field] for field in ("value", "low", "high", "loss", "correct", "images")}
+        entry = (plan.key, {"name": name, "title": title, "used": True, "accuracy": known})
         return records.choose(record, **{work.NETWORKS: dict([*others, entry][-work.MAX_NETWORKS :])})
 
     attempt(lambda: session.update(change))
 
 
-def take_plan(plan: Plan, label: str, network: str = "") -> None:
-    """Put ``plan`` on the desk with its very units, as one step of undo; ``network``: the one kept for it."""
+def take_plan(plan: Plan, label: str) -> None:
+    """Put ``plan`` on the desk with its very units, as one step of undo."""
     trace = work.subject(session.workspace()).trace
     counts = dict.fromkeys(session.workspace().removed, 0) | removed_counts(trace, plan)
     attempt(lambda: session.edit(counts, label, pin=plan.to_json()))
-    if network:
-        keep_network(plan, network, label)
 
 
 def open_with_a_plan(record: Workspace, subject: Subject) -> Workspace:

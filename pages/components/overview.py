@@ -59,6 +59,8 @@ def _advice(record: Workspace, subject: Subject, at: Standing) -> tuple[str, str
         return "drag the widths and watch cost and latency answer; accuracy would mean nothing here.", "Tune"
     if at.next == "Tune":
         return "the curves are there; drag the widths and watch accuracy and latency answer.", "Tune"
+    if at.next == "Recover":
+        return "the plan is drawn; see what repairs and a short training win back of what it lost.", "Recover"
     if at.next == "Export":
         again = "the plan has changed since the last export; write it again." if last_export(record, subject) else ""
         return again or "the plan is drawn; export a network that is really smaller and verified.", "Export"

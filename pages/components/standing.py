@@ -6,13 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from core import CoreError, Headline, LatencyTable, Subject, headline
+from core import AS_CUT, CoreError, Headline, Subject, headline
 from core.workspace import Workspace
 from pages.components import work
 
 Found = TypeVar("Found")
 EXPORT = "export"  # the last export's place among a workspace's measured results
-STAGES = ("Model", "Channels", "Sensitivity", "Tune", "Export")
+STAGES = ("Model", "Channels", "Sensitivity", "Tune", "Recover", "Export")
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,19 @@ def standing(record: Workspace, subject: Subject | None) -> Standing:
         done.add("Sensitivity")
     if any(record.removed.values()):
         done.add("Tune")
+    if recovered(record, subject):
+        done.add("Recover")
     if exported(record, subject):
         done.add("Export")
-    return Standing(frozenset(done), frozenset({"Sensitivity"} if work.caveats(subject) else ()))
+    return Standing(frozenset(done), frozenset({"Sensitivity", "Recover"} if work.caveats(subject) else ()))
+
+
+def recovered(record: Workspace, subject: Subject) -> bool:
+    """Whether a way to build the plan's network was chosen, or its ladder was looked at."""
+    plan = work.plan(record, subject) if any(record.removed.values()) else None
+    if plan is None:
+        return False
+    return work.repair(record, plan) != AS_CUT or work.known_rung(subject, plan, AS_CUT) is not None
 
 
 def last_export(record: Workspace, subject: Subject) -> dict[str, Any] | None:
@@ -62,7 +72,7 @@ def numbers(record: Workspace, subject: Subject) -> tuple[Headline, dict[str, An
     plan = work.plan(record, subject)
     if plan is None:
         return None
-    table = _readable(lambda: work.known("latency_table", subject, LatencyTable.from_dict))
+    table = _readable(lambda: work.latency_table(subject))
     curves = _readable(lambda: work.sensitivity(record, subject))
     found = headline(subject.trace, plan, sensitivity=curves, table=table, classes=max(1, len(subject.data.classes)))
     return found, work.measured(record, subject, plan)

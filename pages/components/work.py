@@ -17,6 +17,7 @@ import streamlit as st
 
 from core import (
     AS_CUT,
+    LatencyTable,
     Plan,
     Scores,
     Sensitivity,
@@ -26,6 +27,7 @@ from core import (
     has_network,
     job_key,
     list_repairs,
+    newest_table,
     open_subject,
     pinned_plan,
 )
@@ -142,9 +144,30 @@ def network_key(record: Workspace, plan: Plan) -> str:
 
 
 def measured(record: Workspace, about: Subject, plan: Plan) -> dict[str, Any]:
-    """What was measured of ``plan`` under the repair in use; {} when nothing was."""
-    found = known("evaluate_plan", about, dict, plan=plan.to_json(), repair=repair(record, plan))
-    return found if found is not None else {}
+    """What was measured of ``plan`` under the repair in use; {} when nothing was. The page Recover measures accuracy
+    alone, on the same images."""
+    text, how = plan.to_json(), repair(record, plan)
+    found = known("evaluate_plan", about, dict, plan=text, repair=how)
+    if found is not None:
+        return dict(found)
+    kept = kept_network(record, plan)
+    if kept is not None and kept["name"] == how:
+        return {"accuracy": kept["accuracy"]} if "accuracy" in kept else {}
+    rung = known_rung(about, plan, how)
+    return {"accuracy": rung["accuracy"]} if rung is not None else {}
+
+
+def known_rung(about: Subject, plan: Plan, repair: str) -> dict[str, Any] | None:
+    """What the recovery ladder of ``plan`` found of a repair; never starts a job."""
+    found = known("rung", about, dict, plan=plan.to_json(), rung=repair)
+    return dict(found) if found is not None else None
+
+
+def latency_table(about: Subject) -> LatencyTable | None:
+    """The times measured of this network on this machine, corrected by every plan that was timed since; None when they
+    are not known. Never starts a job."""
+    table = known("latency_table", about, LatencyTable.from_dict)
+    return None if table is None else newest_table(open_store(), job_key("latency_table", about), about.trace, table)
 
 
 _parsed: OrderedDict[str, Any] = OrderedDict()
@@ -205,6 +228,15 @@ def ensure(
 def again(verb: str, about: Subject, **arguments: Any) -> None:
     """Forget a failed or cancelled job, so that the next ``ensure`` starts it anew."""
     session.set_temporary(f"job-{job_key(verb, about, **arguments)}", None)
+
+
+def forget(verb: str, about: Subject, **arguments: Any) -> None:
+    """Throw a stored result away, one that cannot be read for example, so that the next ``ensure`` makes it anew."""
+    again(verb, about, **arguments)
+    key = job_key(verb, about, **arguments)
+    with _parsed_lock:
+        _parsed.pop(key, None)
+    open_store().drop_result(verb, key)
 
 
 def poll(active: bool) -> float | None:
