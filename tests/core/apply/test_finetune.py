@@ -22,7 +22,7 @@ from tests.untouched import same, state_of
 
 
 class Small(nn.Module):
-    """Convolution, batch norm, dropout and a linear layer; ``views``: cannot run channels last."""
+    """Convolution, batch norm, dropout and a linear layer; ``views``: takes maps only as they lie by default."""
 
     def __init__(self, views: bool = False) -> None:
         super().__init__()
