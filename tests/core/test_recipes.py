@@ -76,10 +76,14 @@ def test_a_budget_of_milliseconds_is_met_by_prediction(loaded, data, monkeypatch
     trace = trace_channels(loaded.module, loaded.example)
     table = build_latency_table(trace, threads=1, repeats=1)
     steps = {
-        key: replace(step, ms=tuple(tuple(1e-4 * (1 + i) * (1 + j) for j in step.widths_out) for i in step.widths_in))
+        key: replace(
+            step,
+            ms=tuple(tuple(1e-4 * (1 + i) * (1 + j) for j in step.widths_out) for i in step.widths_in),
+            in_network=1.0,
+        )
         for key, step in table.steps.items()
     }
-    table = replace(table, steps=steps, knots=((1.0, 1.0),))
+    table = replace(table, steps=steps, knots=((1.0, 1.0),), wall=None)
     monkeypatch.setattr(run, "build_latency_table", lambda *_, **__: table)
     budget = 0.9 * predict_latency(trace, Plan({}), table).median_ms
     outcome = run_recipe("random-ls", loaded, data, {"latency_ms": budget})

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -112,16 +112,18 @@ def count_cost(trace: Trace, plan: Plan | None = None) -> Cost:
     return Cost(int(macs.sum()), int(params.sum()), size_bytes, per_layer, model.uncounted)
 
 
-def cost_terms(trace: Trace, quantity: str) -> list[tuple[float, str | None, str | None]]:
+def cost_terms(
+    trace: Trace, quantity: str, gathers: Collection[str] = ()
+) -> list[tuple[float, str | None, str | None]]:
     """``macs`` or ``params`` of any plan as a sum of coef x kept(a) x kept(b) over prunable groups (None = factor 1).
 
     The browser evaluates this while a bar is dragged. Exact where every dimension is made of whole groups with equal
     channels per unit, which holds for every network traced so far; ``count_cost`` stays the authority. Gathers are no
-    part of it.
+    part of it but those named: what they read from must keep all.
     """
     model = _prepare(trace)
     products = model.macs if quantity == "macs" else model.params
-    affine = _affine(trace, model.sizes)
+    affine = _affine(trace, model.sizes, gathers)
     scales: Counter[tuple[int, ...]] = Counter()
     for scale, factors in zip(products.scale.tolist(), products.factors.tolist(), strict=True):
         scales[tuple(sorted(number for number in factors if number != ONE))] += scale
@@ -142,7 +144,7 @@ def cost_terms(trace: Trace, quantity: str) -> list[tuple[float, str | None, str
     return [(float(coef), a, b) for (a, b), coef in terms.items() if coef]
 
 
-def _affine(trace: Trace, sizes: LiveSizes) -> list[dict[str | None, float]]:
+def _affine(trace: Trace, sizes: LiveSizes, gathers: Collection[str]) -> list[dict[str | None, float]]:
     """For each dimension: a constant, and what one unit of each prunable group adds."""
     groups = {sizes.groups[group.id]: group.id for group in trace.prunable}
     vectors = len(trace.layout.vectors)
@@ -157,6 +159,11 @@ def _affine(trace: Trace, sizes: LiveSizes) -> list[dict[str | None, float]]:
         }
         fixed = float(held.sum() - sum(held[sizes.groups[str(group)]] for group in share))
         result.append(share | ({None: fixed} if fixed else {}))
+    for key, number in sizes.chosen.items():
+        group = trace.layout.gathers[key]
+        if group.id in gathers:
+            width = sum(value * (trace.by_id[name].units if name else 1) for name, value in result[number].items())
+            result[number] = {group.id: width / group.units}
     return result
 
 

@@ -101,10 +101,14 @@ def test_accuracy_drop_bounds_the_sum(trace: Trace, scores: Scores) -> None:
 def steady(table: LatencyTable) -> LatencyTable:
     """The same table with times that grow with the widths, so that no other program's noise is in them."""
     steps = {
-        key: replace(step, ms=tuple(tuple(1e-4 * (1 + i) * (1 + j) for j in step.widths_out) for i in step.widths_in))
+        key: replace(
+            step,
+            ms=tuple(tuple(1e-4 * (1 + i) * (1 + j) for j in step.widths_out) for i in step.widths_in),
+            in_network=1.0,
+        )
         for key, step in table.steps.items()
     }
-    return replace(table, steps=steps, knots=((1.0, 1.0),))
+    return replace(table, steps=steps, knots=((1.0, 1.0),), wall=None)
 
 
 def test_milliseconds(trace: Trace, scores: Scores) -> None:
