@@ -78,10 +78,10 @@ class Trainer:
             )
 
     def _check_images(self) -> None:
-        """Raises TrainError when the network does not take the images."""
+        """Raises TrainError when the network does not take the images, or gives no class scores for them."""
         try:
             with evaluating(self.module), torch.random.fork_rng([]):
-                self.module(self._given(self.data.images[:1]))
+                scores = first_tensor(self.module(self._given(self.data.images[:1])))
         except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             size = " x ".join(map(str, self.data.images.shape[1:]))
@@ -89,6 +89,7 @@ class Trainer:
                 f"{type(self.module).__name__} does not take images of {size}: {reason} Choose images with the "
                 "channels and size the network was made for."
             ) from error
+        self._check(scores, 1)
 
     def _given(self, images: Tensor) -> Tensor:
         """``images`` as the network takes them: its device, its type, contiguous."""
@@ -106,7 +107,7 @@ class Trainer:
             trained = {name: p for name, p in self.module.named_parameters() if p.requires_grad}
             for name, parameter in trained.items():
                 for key, values in memory.items():
-                    self.optimiser.state[parameter][key] = torch.empty_like(parameter).copy_(values[name])
+                    self.optimiser.state[parameter][key] = torch.empty_like(parameter).copy_(values[name].detach())
                 if memory and counts:
                     self.optimiser.state[parameter]["step"] = counts[0].clone()
 
@@ -183,7 +184,7 @@ class Trainer:
         """(1 - teach) cross-entropy + teach T^2 KL(teacher || network), both at temperature T; without a teacher the
         cross-entropy alone. scores: (N, classes)."""
         course = self.course
-        self._check(scores, images)
+        self._check(scores, len(images))
         scores = scores.float()
         if self.teacher is None or course.teach == 0:
             return F.cross_entropy(scores, labels, label_smoothing=course.label_smoothing)
@@ -215,9 +216,9 @@ class Trainer:
         if self.cancelled is not None and self.cancelled():
             raise Cancelled("Training was cancelled.")
 
-    def _check(self, scores: Tensor, images: Tensor) -> None:
+    def _check(self, scores: Tensor, images: int) -> None:
         """Raises TrainError unless ``scores`` holds one score per class and image, for every label."""
-        if scores.dim() != 2 or len(scores) != len(images):
+        if scores.dim() != 2 or len(scores) != images:
             found = " x ".join(map(str, scores.shape))
             raise TrainError(f"Expected one score per image and class from the network; found an output of {found}.")
         if self.labels[0] < 0 or self.labels[1] >= scores.shape[1]:
