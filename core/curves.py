@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
-from core.desk import widths_plan
 from core.errors import MeasureError
 from core.measure.cost import LatencyTable, count_cost, predict_latency
 from core.measure.sensitivity import Sensitivity
@@ -88,7 +87,8 @@ class Room:
 @dataclass(frozen=True)
 class RankRow:
     """A group's room and what removing ``removed`` units of it alone saves: multiply-adds exactly, milliseconds as
-    predicted (None without a table), each also as a share of the dense network's. ``lost``: what it costs."""
+    predicted (None without a table), each also as a share of what the network takes that the scan started from.
+    ``lost``: what it costs."""
 
     room: Room
     removed: int
@@ -210,26 +210,31 @@ def rank_groups(
     judged: str = WITHIN,
     table: LatencyTable | None = None,
     order: str = "share",
+    plan: Plan | None = None,
 ) -> list[RankRow]:
     """Every scanned group with what it alone can lose within ``limit``, most first.
 
-    judged: WITHIN (by the value), SURELY or PERHAPS (by the interval, where there is one). order: "share" of the units,
-    "macs" or "ms" saved (ms without ``table``: as "share"); ties keep network order.
+    plan: what the scan started from (None = the dense network); what it removed already is among the removed units,
+    and saves nothing more. judged: WITHIN (by the value), SURELY or PERHAPS (by the interval, where there is one).
+    order: "share" of the units, "macs" or "ms" saved (ms without ``table``: as "share"); ties keep network order.
     Raises MeasureError for another order, and when ``table`` belongs to another network.
     """
     if order not in ("share", "macs", "ms"):
         raise MeasureError(f"Groups are ranked by share, macs or ms; found {order!r}.")
-    dense = count_cost(trace).macs
-    whole = predict_latency(trace, Plan({}), table).median_ms if table is not None else None
+    start = plan or Plan({})
+    dense = count_cost(trace, start).macs
+    whole = predict_latency(trace, start, table).median_ms if table is not None else None
     rows = []
     for group in trace.coupled:
         if group.id not in sensitivity.points:
             continue
         has = room(trace, sensitivity, group.id, limit)
         removed = has.count(judged)
-        plan = widths_plan(trace, {group.id: removed})
-        macs = dense - count_cost(trace, plan).macs
-        ms = whole - predict_latency(trace, plan, table).median_ms if table is not None and whole is not None else None
+        narrow = Plan({**start.kept, **_narrowed(trace, start, group.id, removed)})
+        macs = dense - count_cost(trace, narrow).macs
+        ms = (
+            whole - predict_latency(trace, narrow, table).median_ms if table is not None and whole is not None else None
+        )
         lost = lost_at(lost_points(sensitivity, group.id, limit.quantity), removed)
         rows.append(
             RankRow(
@@ -237,6 +242,13 @@ def rank_groups(
             )
         )
     return sorted(rows, key=lambda row: -_worth(row, order))
+
+
+def _narrowed(trace: Trace, start: Plan, group_id: str, removed: int) -> Mapping[str, tuple[int, ...]]:
+    """A group's entry with ``removed`` units gone, among those that ``start`` keeps; none where it keeps no more."""
+    left = start.kept.get(group_id, tuple(range(trace.group(group_id).units)))
+    kept = max(1, trace.group(group_id).units - removed)
+    return {group_id: left[:kept]} if kept < len(left) else {}
 
 
 def _worth(row: RankRow, order: str) -> float:

@@ -73,14 +73,17 @@ def scan(
     on_progress: Progress,
     cancelled: Stop,
     resume: dict[str, Any] | None = None,
+    plan: str = "",
 ) -> dict[str, Any]:
     """Sensitivity curves of all groups on selection images. Result and partial: ``Sensitivity.to_dict()``.
 
-    ``resume``: the partial of a scan that was stopped; it goes on from there.
+    ``resume``: the partial of a scan that was stopped; it goes on from there. ``plan``: Plan JSON, the network the
+    removals start from; "" = the dense one.
     """
     subject = open_subject(model, weights, data)
     older = Sensitivity.from_dict(resume) if resume else None
-    return scan_subject(subject, criterion, on_progress, cancelled, resume=older).to_dict()
+    begin = Plan.from_json(plan) if plan else None
+    return scan_subject(subject, criterion, on_progress, cancelled, resume=older, plan=begin).to_dict()
 
 
 def scan_subject(
@@ -90,6 +93,7 @@ def scan_subject(
     cancelled: Stop | None = None,
     *,
     resume: Sensitivity | None = None,
+    plan: Plan | None = None,
 ) -> Sensitivity:
     """As ``scan``, for those who hold the subject. Nothing here sees the report images."""
     scores = score_subject(subject, criterion, cancelled=cancelled)
@@ -105,6 +109,7 @@ def scan_subject(
         scores,
         limit=SCAN_IMAGES,
         seed=SCAN_SEED,
+        plan=plan,
         resume=resume,
         on_progress=report,
         cancelled=cancelled,

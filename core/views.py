@@ -10,7 +10,7 @@ import torch
 
 from core.curves import lost_at, lost_points, write_csv
 from core.desk import desk_plan
-from core.measure.sensitivity import Sensitivity, removed_units
+from core.measure.sensitivity import Sensitivity, all_units, removed_units
 from core.records import CurvePoint, Group, Scores, Trace
 from core.subject import Subject
 from core.tasks import FRACTIONS, SCAN_IMAGES, SCAN_SEED
@@ -65,7 +65,8 @@ class Drop:
 
 @dataclass(frozen=True)
 class DropRow:
-    """One group's drops, one for each share asked for; None beyond what was measured."""
+    """One group's drops, one for each share asked for; None beyond what was measured, and where the scan began with
+    less than that share left."""
 
     id: str
     name: str
@@ -138,8 +139,8 @@ def drop_rows(trace: Trace, sensitivity: Sensitivity, shares: Sequence[float] = 
 
 def _drop(sensitivity: Sensitivity, group_id: str, share: float) -> Drop | None:
     found = lost_points(sensitivity, group_id, "accuracy")
-    removed = removed_units(sensitivity.points[group_id][0].kept, share)
-    if removed > found[-1].removed:
+    removed = removed_units(all_units(sensitivity.points[group_id]), share)
+    if not found[0].removed <= removed <= found[-1].removed:
         return None
     at = lost_at(found, removed)
     return Drop(share, removed, at.value, at.low or 0.0, at.high or 0.0, at.measured)

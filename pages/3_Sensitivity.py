@@ -7,106 +7,18 @@ from typing import Any
 
 import streamlit as st
 
-from core import (
-    WITHIN,
-    CoreError,
-    Limit,
-    LossEstimate,
-    Sensitivity,
-    Subject,
-    drop_rows,
-    is_shipped,
-    list_criteria,
-    lost_points,
-    room,
-    scan_scope,
-)
-from core.workspace import Workspace
-from pages.components import charts, choices, curve_marks, frame, ranking, session, stairs, tables, work
+from core import WITHIN, CoreError, Limit, LossEstimate, Sensitivity, Subject, drop_rows, lost_points, room
+from pages.components import charts, choices, curve_marks, frame, ranking, scans, session, stairs, work
+from pages.components.scans import Asked
 
-CRITERIA = {row.name: row for row in list_criteria()}
-SEEN, VIEW, QUANTITY, TILE_PAGE = "scan_criterion", "scan_view", "scan_quantity", "scan_tiles"
+VIEW, QUANTITY, TILE_PAGE = "scan_view", "scan_quantity", "scan_tiles"
 NEAR = "scan_near"
 LIMITS = {"accuracy": "scan_limit_points", "loss": "scan_limit_nats"}
 VIEWS = ("All in one", "One by one")
 QUANTITIES = {"accuracy": "Accuracy", "loss": "Loss", "log-loss": "Loss, log scale"}
 TILES, TILE_WIDTH = 24, 300
-POLLING, MEASURED_NOW = "scan_polling", "scan_measured_now"
+POLLING = "scan_polling"
 TAYLOR = "taylor_curves"
-
-
-def choose_criterion(record: Workspace) -> str:
-    name = choices.chosen(SEEN, list(CRITERIA), work.criterion(record))
-    st.selectbox(
-        "Which channels leave first",
-        list(CRITERIA),
-        format_func=lambda name: CRITERIA[name].title,
-        key=f"menu_{SEEN}",
-        on_change=choices.remember,
-        args=(SEEN,),
-        width=420,
-        help="The importance criterion: the lowest scores leave first. Every criterion has curves of its own.",
-    )
-    return name
-
-
-def start(subject: Subject, criterion: str) -> None:
-    """Begin a scan, or go on with one that was stopped."""
-    stopped = work.ensure("scan", subject, criterion=criterion, start=False).result
-    work.again("scan", subject, criterion=criterion)
-    work.ensure("scan", subject, criterion=criterion, resume=stopped)
-    session.set_temporary(MEASURED_NOW, [*session.temporary(MEASURED_NOW, []), [subject.key, criterion]])
-
-
-def scan_words(subject: Subject) -> str:
-    """ "8 groups × 7 widths on 360 selection images" """
-    scope = scan_scope(subject)
-    return (
-        f"{tables.plural(scope.groups, 'group')} × {tables.plural(scope.widths, 'width')} "
-        f"on {tables.plural(scope.images, 'selection image')}"
-    )
-
-
-def invite(subject: Subject, criterion: str) -> None:
-    """Before there is a scan: what it will do, and one button."""
-    with st.container(border=True):
-        st.markdown(f"**No curves for this network by {CRITERIA[criterion].title} yet.**")
-        st.markdown(
-            "A scan removes channels from one group at a time, leaves everything else dense, and measures how many "
-            "images are still right. You can go on working meanwhile, and stop it whenever you have seen enough."
-        )
-        st.button(
-            f"Scan {scan_words(subject)}",
-            key="start_scan",
-            type="primary",
-            icon=":material/play_arrow:",
-            on_click=start,
-            args=(subject, criterion),
-        )
-
-
-def tell_origin(subject: Subject, sensitivity: Sensitivity, found: work.Work, criterion: str) -> None:
-    """Where the curves come from and what they stand on."""
-    if found.active:
-        origin = ":orange-badge[:material/timelapse: being measured now]"
-    elif not sensitivity.complete:
-        origin = ":orange-badge[:material/stop_circle: stopped early]"
-    elif is_shipped("scan", subject, criterion=criterion):
-        origin = ":blue-badge[:material/inventory_2: shipped with this demo]"
-    elif [subject.key, criterion] in session.temporary(MEASURED_NOW, []):
-        origin = ":green-badge[:material/check: measured just now]"
-    else:
-        origin = ":green-badge[:material/database: measured earlier, from the store]"
-    scope = scan_scope(subject)
-    images = f"{sensitivity.dense.images:,} of {scope.images:,}"
-    if sensitivity.dense.images == scope.images:
-        images = f"{scope.images:,}"
-    st.markdown(
-        f"{origin} {len(sensitivity.points)} of {tables.plural(scope.groups, 'group')} on {images} selection images of "
-        f"{subject.data.name}, drawn by seed {scope.seed}. Lowest {CRITERIA[criterion].title} leaves first. "
-        f"Dense network: {tables.percent(sensitivity.dense.accuracy)} "
-        f"[{tables.interval(sensitivity.dense.low, sensitivity.dense.high)}]."
-    )
 
 
 def pick(key: str) -> None:
@@ -116,12 +28,9 @@ def pick(key: str) -> None:
         session.select_group(str(points[0]["customdata"][0]))
 
 
-def file_name(subject: Subject, criterion: str) -> str:
-    return f"{subject.loaded.name.replace('/', '-')}-{criterion}"
-
-
-def show_curves(subject: Subject, sensitivity: Sensitivity, focus: str, criterion: str) -> Limit:
+def show_curves(asked: Asked, sensitivity: Sensitivity, focus: str) -> Limit:
     """The curves, all in one or one by one, with the limit; gives the limit."""
+    subject = asked.subject
     names = {group.id: group.name for group in subject.trace.coupled if group.id in sensitivity.points}
     session.set_widget_value("menu_group", focus)
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
@@ -137,7 +46,9 @@ def show_curves(subject: Subject, sensitivity: Sensitivity, focus: str, criterio
         shown = choices.segments(QUANTITY, "What is lost", QUANTITIES)
         limit = choose_limit(shown.removeprefix("log-"))
         near = choices.switch(NEAR, "Zoom to the limit")
-    estimate = show_estimate(subject, criterion) if limit.quantity == "loss" else None
+    # The estimate expands about the dense network; beside curves from a plan it would be another network's.
+    wanted = limit.quantity == "loss" and asked.plan is None
+    estimate = show_estimate(subject, asked.criterion) if wanted else None
     options: dict[str, Any] = {
         "quantity": limit.quantity,
         "log": shown.startswith("log-"),
@@ -151,7 +62,7 @@ def show_curves(subject: Subject, sensitivity: Sensitivity, focus: str, criterio
         st.plotly_chart(
             figure,
             key="curves",
-            config=charts.config(f"sensitivity-{file_name(subject, criterion)}"),
+            config=charts.config(f"sensitivity-{scans.file_name(asked)}"),
             on_select=lambda: pick("curves"),
             selection_mode="points",
             alt=f"{QUANTITIES[shown]} of {len(names)} groups against the removed share; {names[focus]} in colour",
@@ -211,7 +122,8 @@ def show_tiles(
     bands = (
         "Bands are 95 % intervals" if options["quantity"] == "accuracy" else "Dashed, where known: Taylor's estimate"
     )
-    st.markdown(f"**{charts.SINGLY}.** {bands}; the grey line is the dense network, the violet one the limit.")
+    start = charts.start_name(sensitivity)
+    st.markdown(f"**{charts.singly(sensitivity)}.** {bands}; the grey line is the {start}, the violet one the limit.")
     with st.container(horizontal=True, gap="small"):
         for group_id in pages[page]:
             key = f"tile_{group_id}"
@@ -267,47 +179,48 @@ def start_estimate(subject: Subject, criterion: str) -> None:
     work.ensure(TAYLOR, subject, criterion=criterion)
 
 
-def busy(subject: Subject, criterion: str) -> bool:
+def busy(asked: Asked) -> bool:
     """Whether anything shown here is being measured."""
-    asked: tuple[tuple[str, dict[str, str]], ...] = (
-        ("scan", {"criterion": criterion}),
-        (TAYLOR, {"criterion": criterion}),
+    wanted: tuple[tuple[str, dict[str, str]], ...] = (
+        ("scan", asked.arguments),
+        (TAYLOR, {"criterion": asked.criterion}),
         (stairs.VERB, {}),
     )
-    return any(work.ensure(verb, subject, start=False, **arguments).active for verb, arguments in asked)
+    return any(work.ensure(verb, asked.subject, start=False, **arguments).active for verb, arguments in wanted)
 
 
-def show(subject: Subject, criterion: str) -> None:
+def show(asked: Asked) -> None:
     """All below the menu. While something is measured it is drawn again and again, with what there is so far."""
-    if busy(subject, criterion) != session.temporary(POLLING):
+    if busy(asked) != session.temporary(POLLING):
         st.rerun()  # begins or ends the polling
     try:
-        show_scan(subject, criterion)
+        show_scan(asked)
     except CoreError as error:
         st.error(str(error), icon=":material/error:")
 
 
-def show_scan(subject: Subject, criterion: str) -> None:
-    found = work.ensure("scan", subject, criterion=criterion, start=False)
-    retry = (lambda: start(subject, criterion)) if found.result is not None else None
+def show_scan(asked: Asked) -> None:
+    subject = asked.subject
+    found = work.ensure("scan", subject, start=False, **asked.arguments)
+    retry = (lambda: scans.start(asked)) if found.result is not None else None
     work.progress(found, "Scan", retry=retry, key="scan", anew="Go on")
-    sensitivity = Sensitivity.from_dict(found.result) if found.result is not None else None
+    sensitivity = scans.read(asked, found)
     if sensitivity is None or not sensitivity.points:
-        if not found.active:
-            invite(subject, criterion)
-        else:
+        if found.active:
             st.caption("The first curves appear after the first images.")
+        elif found.result is None or sensitivity is not None:
+            scans.invite(asked)
         return
-    tell_origin(subject, sensitivity, found, criterion)
+    scans.tell_origin(asked, sensitivity, found)
     ids = [group.id for group in subject.trace.coupled if group.id in sensitivity.points]
     selected = session.workspace().selected_group
     # The order by what is lost still moves while a scan runs; a focus that jumps would only distract.
     focus = ids[0] if found.active else drop_rows(subject.trace, sensitivity)[0].id
     focus = selected if selected in ids else focus
-    limit = show_curves(subject, sensitivity, focus, criterion)
-    table = stairs.known_table(subject)
-    stairs.show(subject, sensitivity, table, limit, focus)
-    ranking.show(subject, sensitivity, table, limit, focus, file_name(subject, criterion))
+    limit = show_curves(asked, sensitivity, focus)
+    table = work.latency_table(subject)
+    stairs.show(subject, sensitivity, table, limit, focus, asked.plan)
+    ranking.show(subject, sensitivity, table, limit, focus, scans.file_name(asked), asked.plan)
 
 
 with frame.page(
@@ -317,7 +230,7 @@ with frame.page(
         st.warning(sentence, icon=":material/warning:")
     if not subject.trace.prunable:
         raise CoreError("No channel of this network may leave, so there is nothing to scan. See why on page Model.")
-    seen = choose_criterion(record)
-    under_way = busy(subject, seen)
+    seen = scans.choose(record, subject)
+    under_way = busy(seen)
     session.set_temporary(POLLING, under_way)
-    st.fragment(run_every=work.poll(under_way))(show)(subject, seen)
+    st.fragment(run_every=work.poll(under_way))(show)(seen)

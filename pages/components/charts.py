@@ -22,6 +22,7 @@ KEPT, GONE = CURVE, "rgba(128, 138, 142, 0.55)"
 MUTED, REFERENCE = "rgba(128, 138, 142, 0.55)", "rgb(128, 138, 142)"
 FAINT = "rgba(128, 138, 142, 0.22)"
 SINGLY = "Measured: this group alone, everything else dense"
+FROM_PLAN = "Measured: this group alone, everything else as in the plan"
 REMOVED_AXIS = "removed share of channels, %"
 ACCURACY_AXIS = "accuracy on selection images, %"
 LOSS_AXIS = "cross-entropy on selection images, nats"
@@ -69,11 +70,21 @@ def curves(
         figure.add_trace(_curve(sensitivity, focus, names[focus], quantity, FOCUS, 3.0, names[focus], marker=8))
     _add_references(figure, sensitivity, quantity, chance)
     what = "Accuracy" if quantity == "accuracy" else "Loss"
-    house(figure, f"{what} when one group alone loses channels", SINGLY, height)
+    house(figure, f"{what} when one group alone loses channels", singly(sensitivity), height)
     _share_axes(figure, quantity, log)
     legend_below(figure, 96)
     hold_left(figure)
     return figure
+
+
+def singly(sensitivity: Sensitivity) -> str:
+    """What a scan's curves are, in words."""
+    return FROM_PLAN if sensitivity.plan_key else SINGLY
+
+
+def start_name(sensitivity: Sensitivity) -> str:
+    """What a scan calls the network it starts from."""
+    return "plan's network" if sensitivity.plan_key else "dense network"
 
 
 def curve_tile(
@@ -222,11 +233,11 @@ def _band(sensitivity: Sensitivity, group_id: str, colour: str, name: str) -> go
 def _add_references(figure: go.Figure, sensitivity: Sensitivity, quantity: str, chance: float | None) -> None:
     """Lines for the dense network and for guessing, as traces: the legend names them and tells their values."""
     if quantity == "accuracy":
-        levels = [("dense network", 100 * sensitivity.dense.accuracy, "solid", " %")]
+        levels = [(start_name(sensitivity), 100 * sensitivity.dense.accuracy, "solid", " %")]
         if chance is not None:
             levels.append(("guessing", 100 * chance, "dot", " %"))
     else:
-        levels = [("dense network", sensitivity.dense.loss, "solid", " nats")]
+        levels = [(start_name(sensitivity), sensitivity.dense.loss, "solid", " nats")]
     for name, level, dash, unit in levels:
         number = f"{level:.1f}" if unit == " %" else f"{level:.3g}"
         figure.add_trace(

@@ -7,7 +7,7 @@ from math import log10
 
 import plotly.graph_objects as go
 
-from core import BEYOND, PERHAPS, SURELY, WITHIN, Limit, LossEstimate, Lost, Sensitivity, Staircase
+from core import BEYOND, PERHAPS, SURELY, WITHIN, Limit, LossEstimate, Lost, Sensitivity, Staircase, Wall
 from pages.components import charts, tables
 
 LIMIT = "#9A6BD1"  # violet: told from the focus, the curves and the greys by colour-blind eyes, on white and on black
@@ -123,10 +123,19 @@ def add_estimate(
     )
 
 
-def staircase(stairs: Staircase, name: str, *, removed: int | None = None, height: int = 300) -> go.Figure:
+def staircase(
+    stairs: Staircase,
+    name: str,
+    *,
+    removed: int | None = None,
+    wall: Wall | None = None,
+    rest: str = "the rest dense",
+    height: int = 300,
+) -> go.Figure:
     """Predicted time of the whole network over the removed share of one group, on the x axis of the curves.
 
     Widths where a wider network is as quick are hollow: pruning to them gains nothing. removed: where the limit ends.
+    wall: the dense network's measured time, drawn with its quartiles where nothing is removed. rest: in words.
     """
     units = stairs.kept[-1]
     figure = go.Figure()
@@ -143,16 +152,43 @@ def staircase(stairs: Staircase, name: str, *, removed: int | None = None, heigh
     for gains in (True, False):
         if gains in stairs.gains:
             figure.add_trace(_widths(stairs, gains=gains))
-    charts.house(figure, f"Latency over the width of {charts.shortened(name, 34)}", "Predicted: the rest dense", height)
+    charts.house(
+        figure, f"Latency over the width of {charts.shortened(name, 34)}", f"Predicted wall clock: {rest}", height
+    )
     charts.share_axis(figure)
     charts.hold_left(figure)
     low, high = min(stairs.ms), max(stairs.ms)
+    if wall is not None:
+        figure.add_trace(_measured(wall))
+        low, high = min(low, wall.low_ms), max(high, min(wall.high_ms, 2 * high))
     room = 0.12 * (high - low) or 0.1 * high
     figure.update_yaxes(title=TIME_AXIS, range=[max(0, low - room), high + room], nticks=5)
     if removed is not None:
         figure.add_vline(x=100 * removed / units, line={"color": LIMIT, "width": 1.4, "dash": "dot"})
     charts.legend_below(figure, 92)
     return figure
+
+
+def _measured(wall: Wall) -> go.Scatter:
+    return go.Scatter(
+        x=[0],
+        y=[wall.median_ms],
+        error_y={
+            "array": [wall.high_ms - wall.median_ms],
+            "arrayminus": [wall.median_ms - wall.low_ms],
+            "symmetric": False,
+            "color": charts.FOCUS,
+            "thickness": 1.6,
+            "width": 5,
+        },
+        mode="markers",
+        marker={"color": charts.FOCUS, "size": 9, "symbol": "diamond"},
+        name="dense, measured",
+        cliponaxis=False,
+        hovertemplate=f"<b>measured</b>, dense network, {tables.moment(wall.when)}"
+        f"<br>median {tables.ms(wall.median_ms)}, quartiles {tables.ms(wall.low_ms)} to {tables.ms(wall.high_ms)}"
+        f"<br>{tables.plural(wall.repeats, 'run')}<extra></extra>",
+    )
 
 
 def _widths(stairs: Staircase, *, gains: bool) -> go.Scatter:

@@ -118,7 +118,7 @@ def gather(record: Workspace, subject: Subject) -> Desk:
     dense = work.known("evaluate_plan", subject, dict, plan=DENSE.to_json(), repair=AS_CUT) or {}
     if not dense and "latency" in measured and not meaningless:  # after the plan itself, for which someone waits
         dense = _measured(jobs, "dense", DENSE, AS_CUT)
-    table = work.known("latency_table", subject, LatencyTable.from_dict)
+    table = work.latency_table(subject)
     if table is None:
         whole = jobs.want("latency", "Timing the layers on this machine", "latency_table")
         table = LatencyTable.from_dict(whole) if whole else None
@@ -132,7 +132,7 @@ def known_now(record: Workspace) -> Desk:
     """As ``gather``, without starting anything."""
     subject = work.subject(record)
     scores, curves = work.scores(record, subject), work.sensitivity(record, subject)
-    table = work.known("latency_table", subject, LatencyTable.from_dict)
+    table = work.latency_table(subject)
     proposal = work.known("propose", subject, dict, criterion=work.criterion(record))
     return Desk(record, subject, None, scores, curves, table, proposal, {}, {}, why_meaningless(subject), {})
 

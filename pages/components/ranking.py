@@ -15,6 +15,7 @@ from core import (
     DropRow,
     LatencyTable,
     Limit,
+    Plan,
     RankRow,
     Sensitivity,
     Subject,
@@ -23,7 +24,7 @@ from core import (
     rank_csv,
     rank_groups,
 )
-from pages.components import choices, curve_marks, session, tables
+from pages.components import charts, choices, curve_marks, session, tables
 
 JUDGED, ORDER = "scan_judged", "scan_order"
 JUDGES = {WITHIN: "Measured value", SURELY: "Surely", PERHAPS: "Perhaps"}
@@ -38,11 +39,12 @@ def show(
     limit: Limit,
     focus: str,
     named: str,
+    plan: Plan | None = None,
 ) -> None:
-    """Both tables, as tabs. named: what downloaded files are called."""
+    """Both tables, as tabs. named: what downloaded files are called. plan: what the scan started from."""
     room, drops = st.tabs(TABS)
     with room:
-        _show_ranking(subject, sensitivity, table, limit, focus, named)
+        _show_ranking(subject, sensitivity, table, limit, focus, named, plan)
     with drops:
         _show_drops(subject, sensitivity, focus, named)
 
@@ -54,6 +56,7 @@ def _show_ranking(
     limit: Limit,
     focus: str,
     named: str,
+    plan: Plan | None,
 ) -> None:
     judged = WITHIN
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
@@ -61,7 +64,7 @@ def _show_ranking(
             judged = choices.segments(JUDGED, "Within, judged by", JUDGES)
         orders = ORDERS if table is not None else {name: ORDERS[name] for name in ("share", "macs")}
         order = choices.segments(ORDER, "Rank by", orders)
-    rows = rank_groups(subject.trace, sensitivity, limit, judged=judged, table=table, order=order)
+    rows = rank_groups(subject.trace, sensitivity, limit, judged=judged, table=table, order=order, plan=plan)
     key = "ranking"
     at = next(number for number, row in enumerate(rows) if row.room.id == focus)
     session.set_widget_value(key, {"selection": {"rows": [at]}})
@@ -74,7 +77,7 @@ def _show_ranking(
         on_select=lambda: _pick(key, [row.room.id for row in rows]),
         selection_mode="single-row",
     )
-    st.caption(_rank_words(limit, table))
+    st.caption(_rank_words(limit, table, plan))
     st.download_button(
         "Ranking as CSV",
         rank_csv(rows, limit),
@@ -114,8 +117,13 @@ def _rank_columns(limit: Limit) -> dict[str, Any]:
     }
 
 
-def _rank_words(limit: Limit, table: LatencyTable | None) -> str:
-    words = [
+def _rank_words(limit: Limit, table: LatencyTable | None, plan: Plan | None) -> str:
+    words = (
+        []
+        if plan is None
+        else ["Counts include what your plan removes already; what is lost and saved is against the plan's network."]
+    )
+    words += [
         f"The most channels one group alone can lose while {curve_marks.limit_words(limit)} is not exceeded, there and "
         "at every smaller removal. + means the scan went no further."
     ]
@@ -128,7 +136,7 @@ def _rank_words(limit: Limit, table: LatencyTable | None) -> str:
         words.append("No interval is known for the loss; between measured widths it is interpolated.")
     words.append("MACs are counted exactly.")
     if table is not None:
-        words.append(f"Times are predicted for {table.device}, {tables.plural(table.threads, 'thread')}.")
+        words.append(f"Times are predicted: wall clock, {tables.table_text(table)}.")
     return " ".join(words)
 
 
@@ -136,8 +144,9 @@ def _show_drops(subject: Subject, sensitivity: Sensitivity, focus: str, named: s
     """Points of accuracy lost at three widths, each group alone; most lost at the middle one first."""
     rows = drop_rows(subject.trace, sensitivity)
     st.caption(
-        "Percentage points of accuracy below the dense network when 25, 50 or 75 % of one group's channels leave, with "
-        "the 95 % interval of the difference. Click a heading to sort; tick a row to select its group."
+        f"Percentage points of accuracy below the {charts.start_name(sensitivity)} when 25, 50 or 75 % of one group's "
+        "channels leave, with the 95 % interval of the difference. Click a heading to sort; tick a row to select its "
+        "group."
     )
     table = [_drop_cells(row) for row in rows]
     at = next(number for number, row in enumerate(rows) if row.id == focus)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from html import escape
 from typing import Any
 
 import streamlit as st
 
-from core import Cost, CurvePoint, LayerRow
+from core import Cost, CurvePoint, LatencyTable, LayerRow
 
 MISSING = "–"
 _STEPS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
@@ -119,6 +120,20 @@ def difference_text(difference: Mapping[str, float]) -> str:
 def device_text(latency: Mapping[str, Any]) -> str:
     """Where a time was measured: "cpu, 1 thread, batch of 1"."""
     return f"{latency['device']}, {plural(latency['threads'], 'thread')}, batch of {latency['batch']}"
+
+
+def table_text(table: LatencyTable) -> str:
+    """In which setting a latency table foretells: "AMD EPYC, 1 thread, batch of 1"."""
+    return f"{table.device}, {plural(table.threads, 'thread')}, batch of {table.batch}"
+
+
+def moment(when: str) -> str:
+    """A stored UTC time: "21 Nov, 18:40 UTC"; what is none comes back as it is."""
+    try:
+        found = datetime.fromisoformat(when)
+    except ValueError:
+        return when
+    return f"{found.day} {found:%b, %H:%M} UTC"
 
 
 def numbers(values: Sequence[float]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,22 +15,28 @@ from streamlit.testing.v1 import AppTest
 import core.jobs
 from core import (
     SURELY,
+    Latency,
     LatencyTable,
     Limit,
     LossEstimate,
+    Plan,
     Sensitivity,
     Subject,
     build_latency_table,
+    desk_plan,
     drop_rows,
     job_key,
     latency_staircase,
     open_subject,
+    predict_latency,
     rank_groups,
     scan_sensitivity,
 )
 from core.store import open_store
+from core.tasks import score_subject
+from core.timings import note_timing
 from core.workspace import Workspace, new_token
-from pages.components import work
+from pages.components import tables, work
 
 PAGE = Path(__file__).parents[2] / "pages" / "3_Sensitivity.py"
 MODEL = "demo/digits-vgg"
@@ -305,3 +312,67 @@ def test_the_zoom_shows_what_lies_near_the_limit(subject: Subject, scan: Sensiti
     level = 100 * scan.dense.accuracy
     assert low == pytest.approx(level - 4) and level <= high <= 100.3
     assert saved(app).choices["scan_near"] is True
+
+
+def test_curves_can_start_from_the_plan(subject: Subject, scan: Sensitivity) -> None:
+    choices = {"scan_from": "plan"}
+    app = visit(scan, subject, choices=choices)
+    assert "removes nothing yet" in text(app), "without a plan the dense network's curves stand there, and why"
+    scores = score_subject(subject, "weight-l1")
+    keep("score", subject, scores.to_dict(), criterion="weight-l1")
+    plan = desk_plan(subject.trace, scores, {"features.7": 16})
+    app = visit(scan, subject, removed={"features.7": 16}, choices=choices)
+    assert "start from your plan" in text(app) and app.button(key="start_scan")
+    found = scan_sensitivity(
+        subject.trace, subject.data.selection, (0.25, 0.5, 0.75), scores, limit=40, plan=plan, groups=["features.7"]
+    )
+    keep("scan", subject, found.to_dict(), criterion="weight-l1", plan=plan.to_json())
+    app = visit(scan, subject, removed={"features.7": 16}, choices=choices)
+    curves = drawn(app)
+    assert list(curves) == ["features.7"]
+    assert curves["features.7"][0] == pytest.approx([100 * p.removed_fraction for p in found.points["features.7"]])
+    assert curves["features.7"][0][0] > 0, "the first point is the plan's own"
+    assert any(part["name"].startswith("plan's network") for part in traces(app))
+    assert "from my plan" in text(app) and "against the plan's network" in text(app)
+    rows = rank_groups(subject.trace, found, Limit("accuracy", 0.01), plan=plan)
+    assert list(app.dataframe[0].value["MACs saved"]) == pytest.approx([100 * row.macs_share for row in rows])
+    moved = visit(scan, subject, removed={"features.7": 17}, choices=choices)
+    assert moved.button(key="start_scan"), "another plan is another scan"
+
+
+def test_a_scan_that_cannot_be_read_can_be_made_again(subject: Subject) -> None:
+    keep("scan", subject, {"points": 3}, criterion="weight-l1")
+    record = Workspace(new_token(), model_source=MODEL, criterion="weight-l1")
+    open_store().save_workspace(record.token, record.to_json(), 0)
+    app = AppTest.from_file(PAGE, default_timeout=60)
+    app.query_params["w"] = record.token
+    app.run()
+    assert not app.exception and ["Scan again" in error.value for error in app.error] == [True]
+    app.button(key="scan_anew").click().run()
+    assert not app.exception and not app.error
+    assert open_store().result("scan", job_key("scan", subject, criterion="weight-l1")) is None or drawn(app)
+    (job,) = core.jobs.open_jobs().statuses(record.token)
+    assert job.verb == "scan" and job.state != "failed"
+    core.jobs.open_jobs().cancel(job.id)
+
+
+def test_the_staircase_says_what_it_shows(subject: Subject, scan: Sensitivity, table: LatencyTable) -> None:
+    keep("latency_table", subject, table.to_dict())
+    app = visit(scan, subject, selected_group="features.7")
+    assert table.wall is not None
+    (measured,) = [part for part in traces(app, 1) if part.get("name") == "dense, measured"]
+    assert measured["y"] == [table.wall.median_ms]
+    assert f"took {tables.ms(table.wall.median_ms)}" in text(app) and "Predicted wall-clock time" in text(app)
+    key = job_key("latency_table", subject)
+    dense = Latency(8.0, 7.5, 9.0, 40, table.batch, table.threads, table.device)
+    plan = Plan({"features.7": tuple(range(8))})
+    foretold = predict_latency(subject.trace, plan, table).median_ms
+    note_timing(open_store(), key, subject.trace, plan, [dense, replace(dense, median_ms=6.0)])
+    app = visit(scan, subject, selected_group="features.7")
+    said = text(app)
+    assert "took 8.00 ms" in said and f"took 6.00 ms where {tables.ms(foretold)} had been predicted" in said
+    (measured,) = [part for part in traces(app, 1) if part.get("name") == "dense, measured"]
+    assert measured["y"] == [8.0]
+    widest = [y for part in traces(app, 1) if "customdata" in part for row, y in zip(part["customdata"], part["y"],
+              strict=True) if row[0] == 0]  # fmt: skip
+    assert widest == [pytest.approx(8.0)], "predictions and the measured time agree where both are known"

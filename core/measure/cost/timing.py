@@ -27,7 +27,7 @@ from scipy.optimize import nnls
 from torch import nn
 
 from core.errors import Cancelled, MeasureError
-from core.measure.cost.clock import LEAST, SWEEPS, Clock, Stop, low
+from core.measure.cost.clock import LEAST, PATIENCE, SWEEPS, Clock, Stop, low
 from core.measure.cost.latency import check_runs, device_name, time_rounds
 from core.measure.cost.lookup import family_sums
 from core.measure.cost.steps import Run, StepCall, sized_copy, step_model, uniform_plan, widths
@@ -45,6 +45,8 @@ PREPARING = 2  # rounds that it takes to make the tensors and warm up
 MEMORY_BYTES = 128 << 20  # tensors that may be alive at once while operators are timed
 WALL_REPEATS, WALL_SECONDS = 25, 2.5  # of the dense network on the wall, before and after
 TURNS = 150  # calls at most that take turns: PyTorch's library on processors remembers about 1000 kernels it has made
+ANCHOR = 4.0  # the square root of the dense network's weight among the whole networks
+USUAL, ROBUST = 0.05, 8  # errors of a network beyond it count less; rounds of reweighting
 PULL = 0.15  # how strongly factors are held near each other, beside the relative error of a network
 FAMILIES = ("convolution", "grouped", "product", "other")
 
@@ -66,7 +68,8 @@ def build_latency_table(
     many widths beside them, and some whole networks.
 
     At most ``repeats`` rounds. max_seconds: rounds, then widths, are cut until the time should suffice; three rounds of
-    the fewest widths are made even past it. The network itself is not changed; operators run on made-up tensors.
+    the fewest widths are made even past it. Where other programs run it is processor time, up to three times as long.
+    The network itself is not changed; operators run on made-up tensors.
     Raises MeasureError when the network does not run at that batch, Cancelled when asked to stop (nothing is kept: a
     table is whole or useless).
     """
@@ -134,17 +137,30 @@ def calibrated(
 
 
 def _fit(sums: np.ndarray, measured: np.ndarray) -> tuple[np.ndarray, float]:
-    """Minimise sum_n ((sums_n . f + c) / y_n - 1)^2 + PULL^2 |f - f0|^2 + small c, over f, c >= 0.
+    """Minimise sum_n w_n ((sums_n . f + c) / y_n - 1)^2 + PULL^2 |f - f0|^2 + small c, over f, c >= 0.
 
-    f0: the factor that all families would share.
+    f0: the factor that all families would share. w: 1, less for a network that is further off than usual (Huber 1964);
+    more for the dense network, which comes first, was timed most, and is what all predictions are scaled to.
     """
     total = sums.sum(axis=1)
     shared = float(np.median(measured / np.maximum(total, 1e-9)))
-    design = np.column_stack([sums * shared, np.full(len(sums), measured.min())]) / measured[:, None]
-    pull = PULL * np.eye(design.shape[1])
-    wanted = np.concatenate([np.ones(len(sums)), PULL * np.array([1.0] * sums.shape[1] + [0.0])])
-    found = nnls(np.vstack([design, pull]), wanted)[0]
+    plain = np.column_stack([sums * shared, np.full(len(sums), measured.min())]) / measured[:, None]
+    weights = np.ones(len(sums))
+    weights[0] = ANCHOR
+    for _ in range(ROBUST):
+        found = _weighted(plain, weights)
+        weights[1:] = np.sqrt(np.minimum(1.0, USUAL / np.maximum(np.abs(plain[1:] @ found - 1), 1e-9)))
     return shared * found[:-1], float(found[-1] * measured.min())
+
+
+def _weighted(plain: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Non-negative least squares of ``plain`` x = 1, rows weighted, x pulled to (1, .., 1, 0)."""
+    design = plain * weights[:, None]
+    pull = PULL * np.eye(plain.shape[1])
+    towards = np.ones(plain.shape[1])
+    towards[-1] = 0.0
+    found: np.ndarray = nnls(np.vstack([design, pull]), np.concatenate([weights, PULL * towards]))[0]
+    return found
 
 
 def random_widths(trace: Trace, count: int) -> list[Plan]:
@@ -209,7 +225,8 @@ def _time_steps(
     alike: dict[str, list[StepCall]] = {}
     for call in calls:
         alike.setdefault(call.key, []).append(call)
-    points, rounds = _effort(alike, points, repeats, seconds)
+    points, rounds = _effort(alike, points, repeats, seconds, clock)
+    end = time.perf_counter() + PATIENCE * seconds
     steps: dict[str, StepTimes] = {}
     untimed: dict[str, int] = {}
     waiting: list[tuple[str, _Kind]] = []
@@ -217,7 +234,7 @@ def _time_steps(
 
     def measure() -> None:
         jobs = [(key, pair, run) for key, kind in waiting for pair, run in kind.runs.items()]
-        times = low(clock.rounds([run.function for _, _, run in jobs], rounds, float("inf")))
+        times = low(clock.rounds([run.function for _, _, run in jobs], rounds, end - time.perf_counter()))
         found = {(key, pair): float(ms) for (key, pair, _), ms in zip(jobs, times, strict=True)}
         for key, kind in waiting:
             widths_in, widths_out = (tuple(sorted({pair[side] for pair in kind.runs})) for side in (0, 1))
@@ -243,16 +260,18 @@ def _time_steps(
     return steps, untimed
 
 
-def _effort(alike: dict[str, list[StepCall]], points: int, repeats: int, seconds: float) -> tuple[int, int]:
+def _effort(
+    alike: dict[str, list[StepCall]], points: int, repeats: int, seconds: float, clock: Clock
+) -> tuple[int, int]:
     """(points, rounds) that should take ``seconds`` at most, told by one run of each kind at its dense width."""
     dense: list[tuple[StepCall, float]] = []
     for same in alike.values():
         runs = same[0].prepare(0)
         if runs is not None:
             (run,) = runs.values()
-            begin = time.perf_counter()
+            begin = clock.now()
             run.function()
-            dense.append((same[0], time.perf_counter() - begin))
+            dense.append((same[0], clock.now() - begin))
     for fewer in range(points, 1, -1):
         rounds = int(seconds / max(1e-9, sum(took * _shares(call, fewer) for call, took in dense))) - PREPARING
         if rounds >= LEAST or fewer == 2:
