@@ -16,6 +16,7 @@ from torch import Tensor
 from core.measure.scan.narrow import pick
 from core.measure.scan.program import Env, Program
 from core.measure.scan.runs import Run, Runs, consumer_masks
+from core.measure.scan.silent import Silence
 from core.measure.walk import Replays, first_tensor
 from core.records import Group, Plan, Trace
 from core.trace.graph import Tape, named_state, plain_attention
@@ -106,12 +107,26 @@ class ForkEngine:
         yield None, scores(self.base.kept)
 
 
+def _close(found: Tensor, expected: Tensor) -> bool:
+    scale = float(expected.abs().max()) or 1.0
+    return found.shape == expected.shape and float((found - expected).abs().max()) <= TOLERANCE * scale
+
+
+@dataclass
+class _Alike:
+    """Forks with the same outputs on a batch; the last does the least arithmetic. ``as_base``: also the base's."""
+
+    forks: list[Fork]
+    as_base: bool
+
+
 class _Forked:
     """An engine's forks on the program of one batch size. How each runs is worked out when it is first asked for."""
 
     def __init__(self, engine: ForkEngine, tape: Tape) -> None:
         self.program = Program(tape, engine.trace.module)
         self.runs = Runs(engine.trace, self.program, engine.base, narrow=engine.narrow)
+        self.silence = Silence(self.program)
         self.chosen: dict[Fork, Run] = {}
         self.trusted: dict[str, bool] = {}  # group -> its narrower runs equal hidden ones (looked at once)
         self.base_checked = self.runs.base.narrowed is None
@@ -135,21 +150,44 @@ class _Forked:
         base = self.runs.base
         env = self._entered(base, None, fresh)
         lines = base.lines or program.lines
+        unchanged: list[Fork] = []
         for index in range(len(program.steps) + 1):
-            for fork in starts.get(index, ()):
+            for alike in self._alike(starts.get(index, ()), env):
+                if alike.as_base:
+                    unchanged += alike.forks
+                    continue
                 if stop():
                     break
-                yield fork, self._scores(fork, env, fresh)
+                scores = self._scores(alike.forks[-1], env, fresh)
+                for fork in alike.forks:
+                    yield fork, scores
             if index < len(program.steps):
                 lines[index].run(env, 0)
-        yield None, program.logits(env)
+        logits = program.logits(env)
+        for fork in unchanged:
+            if stop():
+                break
+            yield fork, logits
+        yield None, logits
+
+    def _alike(self, forks: Sequence[Fork], env: Env) -> list[_Alike]:
+        """Forks that differ by units which are zero on all these images must give the same; base may be one of them."""
+        found: dict[tuple[str, frozenset[int]], _Alike] = {}
+        silent: dict[str, frozenset[int]] = {}
+        for fork in sorted(forks, key=lambda fork: -len(fork.kept)):
+            group = fork.group
+            if group.id not in silent:
+                silent[group.id] = self.silence.units(group, env) if self.runs.base.narrowed is None else frozenset()
+            heard = frozenset(fork.kept) - silent[group.id]
+            everything = set(self.runs.plan.kept.get(group.id, range(group.units))) - silent[group.id]
+            found.setdefault((group.id, heard), _Alike([], heard == everything)).forks.append(fork)
+        return list(found.values())
 
     def _check_base(self, fresh: Env) -> None:
         self.base_checked = True
         if self._mixing():
             return  # there the smaller network differs from the hidden one, and is the one that counts
-        expected = self._finish(self.runs.hidden({}, 0), None, fresh)
-        if not self._equal(self.runs.base, None, expected, fresh):
+        if not self._equal(self.runs.base, None, self.runs.hidden({}, 0), fresh, fresh):
             self.runs.hide_base()
             self.made.clear()
             self.chosen.clear()
@@ -159,29 +197,26 @@ class _Forked:
 
     def _scores(self, fork: Fork, env: Env, fresh: Env) -> Tensor:
         run, group = self.run(fork), fork.group
-        here = env if run.start else fresh
-        if run.narrowed is None or group.mixing or self.trusted.get(group.id) or self._mixing():
-            return self._finish(run, fork, here)
-        hidden = self.runs.instead(group, fork.kept)
-        expected = self._finish(hidden, None, env if hidden.start else fresh)
-        if group.id not in self.trusted:
-            self.trusted[group.id] = self._equal(run, fork, expected, here)
-        if not self.trusted[group.id]:
-            self.chosen[fork] = hidden
+        if run.narrowed is not None and not (group.mixing or self._mixing() or group.id in self.trusted):
+            self.trusted[group.id] = self._equal(run, fork, self.runs.instead(group, fork.kept), env, fresh)
+        if run.narrowed is not None and self.trusted.get(group.id) is False:
             self.made.pop(fork, None)
-        return expected
+            run = self.chosen[fork] = self.runs.instead(group, fork.kept)
+        own = self._entered(run, fork, env if run.start else fresh)
+        return self.program.logits(self.program.run(own, run.start, lines=run.lines))
 
-    def _equal(self, run: Run, fork: Fork | None, expected: Tensor, env: Env) -> bool:
+    def _equal(self, narrow: Run, fork: Fork | None, hidden: Run, env: Env, fresh: Env) -> bool:
+        """Whether a narrower run makes what the hidden one makes, where both are at full width again."""
+        program = self.program
+        wide = self._entered(hidden, None, env if hidden.start else fresh)
+        slim = self._entered(narrow, fork, env if narrow.start else fresh)
+        program.run(wide, hidden.start, narrow.end)
         try:
-            found = self._finish(run, fork, env)
+            program.run(slim, narrow.start, narrow.end, narrow.lines)
         except (RuntimeError, IndexError):
             return False
-        scale = float(expected.abs().max()) or 1.0
-        return found.shape == expected.shape and float((found - expected).abs().max()) <= TOLERANCE * scale
-
-    def _finish(self, run: Run, fork: Fork | None, env: Env) -> Tensor:
-        own = self._entered(run, fork, env)
-        return self.program.logits(self.program.run(own, run.start, lines=run.lines))
+        made = {slot for step in program.steps[narrow.start : narrow.end] for slot in step.outputs}
+        return all(_close(slim[slot], wide[slot]) for slot in made & wide.keys())
 
     def _entered(self, run: Run, fork: Fork | None, env: Env) -> Env:
         """What ``run`` starts with, from what the base has made so far."""

@@ -12,14 +12,14 @@ from collections.abc import Callable, Sequence
 import torch
 
 from core.errors import MeasureError
-from core.measure.curves import Change as Change
-from core.measure.curves import Sensitivity as Sensitivity
-from core.measure.curves import all_units as all_units
-from core.measure.curves import removed_units as removed_units
 from core.measure.forks import Fork, Latch
 from core.measure.importance import score_channels
 from core.measure.scan.scanner import Scan
 from core.measure.scan.tally import Tally
+from core.measure.scan_result import Change as Change
+from core.measure.scan_result import Sensitivity as Sensitivity
+from core.measure.scan_result import all_units as all_units
+from core.measure.scan_result import removed_units as removed_units
 from core.measure.walk import require_images
 from core.records import CurvePoint as CurvePoint
 from core.records import Group, ImageData, Plan, Scores, Trace, fingerprint_state

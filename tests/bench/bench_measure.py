@@ -167,14 +167,14 @@ def lower_bound(case: Case) -> tuple[float, float]:
             if macs[index]:
                 args = line.args.copy()
                 for place, slot in line.refs:
-                    args[place] = env[slot].clone(memory_format=torch.preserve_format)
-                calls.append((line.op, args))
+                    args[place] = env[slot] if env[slot].is_mkldnn else env[slot].clone()
+                calls.append((line.op, args, {} if line.plus is None else {"plus": env[line.plus].clone()}))
             line.run(env, 0)
         seconds = []
         for _ in range(5):
             began = time.process_time()
-            for op, args in calls:
-                op(*args)
+            for op, args, named in calls:
+                op(*args, **named)
             seconds.append(time.process_time() - began)
     dense = sum(macs) / batch
     return (work + dense) * len(case.data), sum(macs) / statistics.median(seconds[1:])

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.sparse import csr_array
 from torch import Tensor
 
 from core.measure.scan.program import Line, Program
@@ -55,36 +56,61 @@ class Narrower:
         if not program.channels_last:
             raise NotNarrowError
         self.flow = _labels(trace, program)
+        self.steps_of: dict[int, list[int]] = {}
+        for index, step in enumerate(program.steps):
+            for slot in (*step.reads, *step.outputs):
+                self.steps_of.setdefault(slot, []).append(index)
+        self.holds = self._units_of_slots()
         self.sites = read_sites(program.tape, program.steps, list(trace.layout.gathers.values()))
+
+    def _units_of_slots(self) -> csr_array:
+        """(units + 1, slots): which tensors hold channels of which unit."""
+        rows, columns = [], []
+        for slot in self.steps_of:
+            keys, labels = self._keys(slot)
+            vectors = [self.trace.layout.vectors[self.trace.layout.vector_of[key]] for key in keys.values()]
+            if labels is not None:
+                vectors = [self.trace.layout.unit_of_label[labels].ravel()]
+            for units in map(np.unique, vectors):
+                rows.append(units)
+                columns.append(np.full(len(units), slot))
+        size = self.trace.layout.units + 1, max(self.steps_of, default=0) + 1
+        if not rows:
+            return csr_array(size, dtype=bool)
+        places = np.concatenate(rows), np.concatenate(columns)
+        return csr_array((np.ones(len(places[0]), dtype=bool), places), shape=size)
+
+    def _keys(self, slot: int) -> tuple[dict[int, Key], np.ndarray | None]:
+        """What says which channels lie along the axes of ``slot``: dimensions of weights (by axis), or labels."""
+        program, tape = self.program, self.program.tape
+        labels = None if slot in program.folded.bias_of or slot in tape.state else self.flow.get(slot)
+        if labels is not None and not isinstance(labels, WeightLabels):
+            return {}, labels.numpy()
+        if slot in program.folded.bias_of:
+            dims: Sequence[Any] = [program.folded.bias_of[slot]]
+        elif slot in tape.state:
+            dims = [(tape.state[slot], axis) for axis in range(len(tape.shapes[slot]))]
+        else:
+            dims = labels.dims if labels is not None else ()
+        known = self.trace.layout.vector_of
+        return {axis: dim for axis, dim in enumerate(dims) if isinstance(dim, tuple) and dim in known}, None
 
     def _masks(self, slot: int, stays: np.ndarray, gathered: Mapping[Key, np.ndarray]) -> Masks:
         """What ``slot`` loses. A batch merged into an axis repeats its channels, image after image."""
-        program, tape = self.program, self.program.tape
-        if slot in program.folded.bias_of:
-            return self._key_masks([program.folded.bias_of[slot]], stays, gathered)
-        if slot in tape.state:
-            name = tape.state[slot]
-            return self._key_masks([(name, axis) for axis in range(len(tape.shapes[slot]))], stays, gathered)
-        labels = self.flow.get(slot)
-        if isinstance(labels, WeightLabels):
-            return self._key_masks([dim if isinstance(dim, tuple) else None for dim in labels.dims], stays, gathered)
-        mask = stays[self.trace.layout.unit_of_label[labels.numpy()]]
-        found: Masks = {}
-        if mask.size > 1 and not mask.all():
-            for axis, size in enumerate(mask.shape):
-                along = mask.any(axis=tuple(other for other in range(mask.ndim) if other != axis))
-                if size > 1 and not along.all():
-                    found[axis] = np.tile(along, tape.shapes[slot][axis] // size)
-        return found
-
-    def _key_masks(self, keys: Sequence[Key | None], stays: np.ndarray, gathered: Mapping[Key, np.ndarray]) -> Masks:
         layout = self.trace.layout
+        keys, labels = self._keys(slot)
         found: Masks = {}
-        for axis, key in enumerate(keys):
-            if key is not None and key in layout.vector_of:
-                mask = gathered[key] if key in gathered else stays[layout.vectors[layout.vector_of[key]]]
-                if not mask.all():
-                    found[axis] = mask
+        for axis, key in keys.items():
+            mask = gathered[key] if key in gathered else stays[layout.vectors[layout.vector_of[key]]]
+            if not mask.all():
+                found[axis] = mask
+        if labels is None or labels.size <= 1:
+            return found
+        mask = stays[layout.unit_of_label[labels]]
+        for axis, size in enumerate(mask.shape if not mask.all() else ()):
+            along = mask.any(axis=tuple(other for other in range(mask.ndim) if other != axis))
+            if size > 1 and not along.all():
+                found[axis] = np.tile(along, self.program.tape.shapes[slot][axis] // size)
         return found
 
     def narrow(self, plan: Plan) -> Narrowed:
@@ -96,7 +122,8 @@ class Narrower:
             raise NotNarrowError  # a direction that gets shorter needs another length
         result = Narrowed()
         picks = self._gather_picks(gathered, stays)
-        for index, step in enumerate(program.steps):
+        for index in self._concerned(stays, gathered):
+            step = program.steps[index]
             slots = (*step.reads, *step.outputs)
             for slot in slots:
                 if slot not in result.masks:
@@ -116,6 +143,13 @@ class Narrower:
                 result.lines[index] = self._line(index, new, picks.get(index))
         return result
 
+    def _concerned(self, stays: np.ndarray, gathered: Mapping[Key, np.ndarray]) -> list[int]:
+        """Steps that may see something smaller, in order."""
+        slots = set(self.holds[np.flatnonzero(~stays)].indices.tolist())
+        if gathered:
+            slots |= {slot for slot in self.steps_of if any(key in gathered for key in self._keys(slot)[0].values())}
+        return sorted({index for slot in slots for index in self.steps_of[slot]})
+
     def _gather_picks(self, gathered: Mapping[Key, np.ndarray], stays: np.ndarray) -> dict[int, tuple[int, Tensor]]:
         """step -> (axis, positions of what it is given that it reads)."""
         layout = self.trace.layout
@@ -131,7 +165,7 @@ class Narrower:
 
     def _line(self, index: int, step: Step, pick: tuple[int, Tensor] | None) -> Line:
         old = self.program.lines[index]
-        line = Line(step, self.program.device)
+        line = Line(step, self.program.device, fused=index in self.program.fused)
         line.drops, line.own, line.other, line.written = old.drops, old.own, old.other, old.written
         if pick is not None:
             line.op = _picking(line.op, _read_place(step), *pick)

@@ -3,7 +3,7 @@ tensors that nobody reads again written in place."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_flatten
 
 from core.errors import TraceError
 from core.measure.scan.folding import FoldedTape, fold_norms
+from core.measure.scan.fusing import PLUS, THEN, Convolution, can_fuse, fuse, pack
 from core.trace.graph import Ref, Step, Tape, named_state, tree_slots
 from core.trace.replay import pure
 
@@ -26,15 +27,19 @@ NEVER = 1 << 30
 
 class Line:
     """One call. ``own``, ``other``: the step that made the first (second) operand's memory, where this call may
-    overwrite it; a run that started at or before that step may, because it made the tensor itself."""
+    overwrite it; a run that started at or before that step may, because it made the tensor itself. ``plus``: the slot
+    that a fused convolution adds."""
 
-    __slots__ = ("args", "drops", "kwargs", "lists", "op", "other", "outputs", "own", "refs", "tree", "written")
+    __slots__ = ("args", "drops", "kwargs", "lists", "op", "other", "outputs", "own", "plus", "refs", "tree", "written")
 
-    def __init__(self, step: Step, device: torch.device) -> None:
+    def __init__(self, step: Step, device: torch.device, *, fused: bool = False) -> None:
         name = step.name
         self.op: Any = aten.reshape.default if name in RESHAPES else pure(step.op)
         self.args: list[Any] = list(step.args)
-        self.kwargs = dict(step.kwargs)
+        self.kwargs = {key: value for key, value in step.kwargs.items() if key not in (THEN, PLUS)}
+        self.plus = step.kwargs[PLUS].slot if PLUS in step.kwargs else None
+        if fused:
+            self.op = Convolution(step)
         if "device" in self.kwargs:  # the tape was recorded elsewhere, mostly on shape-only tensors
             self.kwargs["device"] = device
         self.refs = [(place, value.slot) for place, value in enumerate(self.args) if isinstance(value, Ref)]
@@ -62,7 +67,9 @@ class Line:
                 args[place] = env[slot]
             for place, slots in self.lists:
                 args[place] = [env[slot] for slot in slots]
-        if self.own >= start and self.own != NEVER:
+        if self.plus is not None:
+            result = self.op(*args, plus=env[self.plus], over=NEVER != self.own >= start)
+        elif self.own >= start and self.own != NEVER:
             result = self.written(*args, **kwargs)
         elif self.other >= start and self.other != NEVER:
             result = self.written(args[1], args[0])
@@ -80,8 +87,9 @@ class Line:
 class Program:
     """A folded tape bound to a network's weights, for one batch size.
 
-    ``steps`` and ``lines`` correspond one to one. ``values``: slot -> weights, buffers and constants; what convolutions
-    read lies in channels-last memory where the tape allows it. Raises TraceError for a tape that cannot be re-run.
+    ``steps`` and ``lines`` correspond one to one. ``values``: slot -> weights, buffers and constants. What calls are
+    given is laid out as they read it fastest: channels last where the tape allows it, or as the processor's library
+    wants it. ``fused``: which steps are convolutions that do more. Raises TraceError for a tape that cannot be re-run.
     """
 
     def __init__(self, tape: Tape, module: nn.Module) -> None:
@@ -91,16 +99,30 @@ class Program:
         self.device = next((tensor.device for tensor in self.state.values()), torch.device("cpu"))
         self.recorded = tape
         self.folded: FoldedTape = fold_norms(tape, self.state)
-        self.tape = self.folded.tape
-        self.steps = self.tape.steps
-        self.channels_last = not any(step.name in LAYOUT_BOUND for step in self.steps)
-        read = {slot for step in self.steps for slot in step.reads} | set(self.tape.output_slots)
-        own = {slot: self.state[name] for slot, name in self.tape.state.items() if slot not in self.folded.made}
-        found = {**own, **self.tape.constants, **self.folded.made}
-        kernels = {step.args[1].slot for step in self.steps if step.name == "convolution"}
-        self.kernels = kernels if self.channels_last else set()  # weight norm, for one, misreads other layouts
-        self.values: Env = {slot: self.placed(slot, tensor) for slot, tensor in found.items() if slot in read}
-        self.lines = compile_lines(self.steps, self.tape, self.device)
+        tape = self.folded.tape
+        self.channels_last = not any(step.name in LAYOUT_BOUND for step in tape.steps)
+        own = {slot: self.state[name] for slot, name in tape.state.items() if slot not in self.folded.made}
+        found = {**own, **tape.constants, **self.folded.made}
+        self.fused: frozenset[int] = frozenset()
+        if self.channels_last and can_fuse(self.device):
+            tape, self.fused = fuse(tape, found.get)
+        self.tape, self.steps = tape, tape.steps
+        read = {slot for step in self.steps for slot in step.reads} | set(tape.output_slots)
+        self.values: Env = {slot: tensor for slot, tensor in found.items() if slot in read}
+        self.kernels = self._kernels() if self.channels_last else {}
+        self._given: Env = {slot: self.placed(slot, tensor) for slot, tensor in self.values.items()}
+        self.lines = compile_lines(self.steps, self.tape, self.device, self.fused)
+
+    def _kernels(self) -> dict[int, Step | None]:
+        """What convolutions read, and for which of them it may be laid out as the library wants it: for one that is
+        fused, and the only kind of reader."""
+        found: dict[int, Step | None] = {step.args[1].slot: None for step in self.steps if step.name == "convolution"}
+        for slot in found:
+            readers = [(index, step) for index, step in enumerate(self.steps) if slot in step.reads]
+            as_kernel = all(index in self.fused and step.reads.index(slot) == 1 for index, step in readers)
+            if as_kernel and all(step.args[3:] == readers[0][1].args[3:] for _, step in readers):
+                found[slot] = readers[0][1]
+        return found
 
     def laid_out(self, tensor: Tensor) -> Tensor:
         """``tensor`` in channels-last memory where that means something."""
@@ -110,11 +132,14 @@ class Program:
 
     def placed(self, slot: int, weight: Tensor) -> Tensor:
         """``weight`` as the calls that read ``slot`` want it."""
-        return self.laid_out(weight) if slot in self.kernels else weight
+        if slot not in self.kernels:
+            return weight  # weight norm, for one, misreads other layouts
+        step = self.kernels[slot]
+        return self.laid_out(weight) if step is None else pack(weight, step, self.tape)
 
     def begin(self, images: Tensor) -> Env:
         """What a run from the first step needs. images: N x C x H x W of this program's batch size."""
-        return {**self.values, self.tape.input: self.laid_out(images)}
+        return {**self._given, self.tape.input: self.laid_out(images)}
 
     def run(self, env: Env, start: int, stop: int | None = None, lines: Sequence[Line] | None = None) -> Env:
         """Run steps ``start`` to ``stop`` (not included) in ``env``, which is changed and returned.
@@ -134,7 +159,7 @@ class Program:
         return result
 
 
-def compile_lines(steps: Sequence[Step], tape: Tape, device: torch.device) -> list[Line]:
+def compile_lines(steps: Sequence[Step], tape: Tape, device: torch.device, fused: Collection[int] = ()) -> list[Line]:
     """Lines of all ``steps``, with what each may drop and overwrite."""
     last = {slot: index for index, step in enumerate(steps) for slot in step.reads}
     last.update(dict.fromkeys(tape.output_slots, len(steps)))
@@ -148,11 +173,14 @@ def compile_lines(steps: Sequence[Step], tape: Tape, device: torch.device) -> li
     made = {slot: index for index, step in enumerate(steps) for slot in step.outputs}
     lines = []
     for index, step in enumerate(steps):
-        line = Line(step, device)
+        line = Line(step, device, fused=index in fused)
         fixed = tape.state.keys() | tape.constants.keys()
         gone = {slot for slot in step.reads if last[slot] == index and slot not in fixed}
         line.drops = tuple(gone | {slot for slot in step.outputs if last.get(slot, -1) <= index})
-        _allow_writing(line, step, tape, [_free(slot, index, root, until, made) for slot in step.reads[:2]])
+        if PLUS in step.kwargs:
+            line.own = _free(step.kwargs[PLUS].slot, index, root, until, made)
+        else:
+            _allow_writing(line, step, tape, [_free(slot, index, root, until, made) for slot in step.reads[:2]])
         lines.append(line)
     return lines
 

@@ -25,7 +25,7 @@ Kept = Mapping[str, Sequence[int]]
 class Run:
     """A run from step ``start``. ``lines``: rewritten calls (None = the program's own). ``picks``: slot -> (axis,
     positions) of what the base has made. ``weights``: makes the weights that differ. ``macs``: per image.
-    ``narrowed``: None when it runs at full width."""
+    ``narrowed``: None when it runs at full width. ``end``: from this step on a narrower run is at full width again."""
 
     start: int
     macs: float
@@ -33,6 +33,7 @@ class Run:
     picks: dict[int, list[tuple[int, Tensor]]] = field(default_factory=dict)
     weights: Callable[[], Env] = dict
     narrowed: Narrowed | None = None
+    end: int = 0
 
 
 class Runs:
@@ -111,7 +112,8 @@ class Runs:
                 macs += step_macs(program.steps[index], shapes, narrowed.reads.get(index)) - self.dense_macs[index]
         lines = [narrowed.lines.get(index, line) for index, line in enumerate(program.lines)]
         picks = self._picks(narrowed, base, start) if start else {}
-        return Run(start, macs / self.batch, lines, picks, lambda: self._smaller(narrowed), narrowed)
+        end = narrowed.touched[-1] + 1 if narrowed.touched else start
+        return Run(start, macs / self.batch, lines, picks, lambda: self._smaller(narrowed), narrowed, end)
 
     def _picks(self, new: Narrowed, base: Narrowed | None, start: int) -> dict[int, list[tuple[int, Tensor]]]:
         """What tensors made before ``start`` and read after it lose, as positions in what the base has made."""

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from core.measure.curves import Sensitivity
 from core.measure.forks import Fork, ForkEngine, Latch
 from core.measure.scan.rounds import Round, rounds
 from core.measure.scan.tally import Answers, Tally
+from core.measure.scan_result import Sensitivity
 from core.measure.walk import batches, example_losses
 from core.records import CurvePoint, Group, ImageData, Plan, Trace, sorted_points
 
