@@ -30,6 +30,7 @@ _HOME = {
     "core.measure.cost.staircase": "Staircase latency_staircase",
     "core.measure.cost.wall": "Wall",
     "core.measure.importance": "list_criteria score_channels",
+    "core.measure.importance.maps": "unscored_groups",
     "core.measure.importance.agreement": "Agreement compare_criteria",
     "core.measure.sensitivity": "Sensitivity scan_sensitivity",
     "core.networks": "has_network is_kept",

@@ -16,6 +16,7 @@ const GAP = 3;
 const DIM = 0.62; // how far a pruned cell fades into the background
 const NAMED = 3; // layers told by name; of more, how many
 const HATCH = { least: 5, step: 6 };
+const SORTED = "prunescope-sorted";
 const maps = new WeakMap();
 
 function make(tag, className, parent, text) {
@@ -32,14 +33,16 @@ function addSwitch(parent, text, checked, onChange) {
   Object.assign(box, { type: "checkbox", checked });
   label.append(text);
   box.addEventListener("change", () => onChange(box.checked));
+  return { label, box };
 }
 
 function createMap(root) {
-  const map = { root, sorted: false, shared: false, filled: true, cell: null, rows: [] };
+  const map = { root, sorted: false, along: true, shared: false, filled: true, cell: null, rows: [] };
   const head = make("div", "head", root);
   map.title = make("div", "title", head);
   const switches = make("div", "switches", head);
-  addSwitch(switches, "Sort channels by score", false, (on) => ((map.sorted = on), draw(map)));
+  map.sort = addSwitch(switches, "Sort channels by score", false, (on) => (sortMap(map, on), tellSorted(map)));
+  map.same = addSwitch(switches, "Same order as the other map", true, (on) => ((map.along = on), prepare(map), follow(map), draw(map)));
   addSwitch(switches, "One colour scale for all groups", false, (on) => ((map.shared = on), prepare(map), draw(map)));
   addSwitch(switches, "Cells of equal width", false, (on) => ((map.filled = !on), draw(map)));
   const body = make("div", "body", root);
@@ -55,7 +58,29 @@ function createMap(root) {
   map.legend = make("div", "legend", below);
   wire(map);
   new ResizeObserver(() => draw(map)).observe(map.frame);
+  const heard = () => (root.isConnected ? follow(map) : document.removeEventListener(SORTED, heard));
+  document.addEventListener(SORTED, heard);
   return map;
+}
+
+// Two maps side by side are two components; the document is what both can see.
+function tellSorted(map) {
+  document.prunescopeSorted = { ...document.prunescopeSorted, [map.data.name]: map.sorted };
+  document.dispatchEvent(new Event(SORTED));
+}
+
+// A map that stands beside another is sorted when that one is.
+function follow(map) {
+  const other = map.data && map.data.follows;
+  if (!other || !map.along) return;
+  const wanted = Boolean((document.prunescopeSorted || {})[other]);
+  if (wanted !== map.sorted) sortMap(map, wanted);
+}
+
+function sortMap(map, on) {
+  map.sorted = on;
+  map.sort.box.checked = on;
+  draw(map);
 }
 
 function extent(values) {
@@ -78,12 +103,15 @@ function prepare(map) {
     const order = row.scores.map((_, unit) => unit).sort((a, b) => (row.scores[b] ?? -Infinity) - (row.scores[a] ?? -Infinity) || a - b);
     const rank = new Int32Array(order.length);
     order.forEach((unit, place) => (rank[unit] = place + 1));
-    return { ...row, levels: Uint8Array.from(row.scores, level), order, rank, gone: new Set(row.pruned || []) };
+    const shown = map.along && row.along.length ? row.along : order;
+    const place = new Int32Array(shown.length);
+    shown.forEach((unit, at) => (place[unit] = at));
+    return { ...row, levels: Uint8Array.from(row.scores, level), shown, place, rank, gone: new Set(row.pruned || []) };
   });
 }
 
-const unitAt = (map, row, place) => (map.sorted ? row.order[place] : place);
-const placeOf = (map, row, unit) => (map.sorted ? row.rank[unit] - 1 : unit);
+const unitAt = (map, row, place) => (map.sorted ? row.shown[place] : place);
+const placeOf = (map, row, unit) => (map.sorted ? row.place[unit] : unit);
 
 function layOut(map) {
   const rows = map.rows.length;
@@ -325,6 +353,8 @@ export default function ({ data, parentElement, setTriggerValue }) {
   map.title.textContent = data.title;
   if (data.unit) make("span", "unit", map.title, data.unit);
   map.canvas.setAttribute("aria-label", `${data.title}: groups by channels. Arrow keys move, Enter selects.`);
+  map.same.label.style.display = data.follows ? "" : "none";
   prepare(map);
+  follow(map);
   showCell(map, map.cell && map.rows.some((row) => row.id === map.cell.id && map.cell.channel < row.scores.length) ? map.cell : null);
 }

@@ -13,6 +13,7 @@ from core.trace.graph import Ref, Step, Tape
 MATRIX = {"addmm": (1, 2), "mm": (0, 1), "linear": (0, 1)}  # operator -> places of activation and weight
 WEIGHT_MOVES = {"t", "transpose", "permute", "view", "_unsafe_view", "reshape", "unsqueeze", "squeeze", "slice",
                 "detach", "alias", "clone", "_to_copy", "expand"}  # fmt: skip
+WEIGHT_NORMS = {"_weight_norm", "_weight_norm_interface"}  # (direction, length, axis) -> weight
 POOLS = {"max_pool1d", "max_pool2d", "max_pool3d", "max_pool2d_with_indices", "max_pool3d_with_indices", "avg_pool1d",
          "avg_pool2d", "avg_pool3d", "_adaptive_avg_pool2d", "_adaptive_avg_pool3d", "adaptive_avg_pool2d",
          "adaptive_max_pool2d", "adaptive_max_pool3d", "mean"}  # fmt: skip
@@ -37,9 +38,15 @@ class ReadSite:
     unit_of: Tensor
 
 
-def read_sites(tape: Tape, steps: Sequence[Step], groups: Sequence[Group]) -> dict[str, tuple[ReadSite, ...]]:
-    """Every call among ``steps`` that reads each group's channels through a consumer's weight, in order of running."""
-    origin = weight_origins(tape, steps)
+def read_sites(
+    tape: Tape, steps: Sequence[Step], groups: Sequence[Group], *, normed: bool = False
+) -> dict[str, tuple[ReadSite, ...]]:
+    """Every call among ``steps`` that reads each group's channels through a consumer's weight, in order of running.
+
+    normed: also through weights that are stored as direction and length (weight norm). ``weight`` then names the
+    direction, which has the weight's shape but not its values: ``normed_by`` gives the step that makes these.
+    """
+    origin = weight_origins(tape, steps, normed=normed)
     calls: dict[str, list[int]] = {}
     for index, step in enumerate(steps):
         weight = _weight_slot(step)
@@ -58,13 +65,21 @@ def read_sites(tape: Tape, steps: Sequence[Step], groups: Sequence[Group]) -> di
     return sites
 
 
-def weight_origins(tape: Tape, steps: Sequence[Step]) -> dict[int, str]:
-    """slot -> state name, for weights and what is only a rearranged weight."""
+def weight_origins(tape: Tape, steps: Sequence[Step], *, normed: bool = False) -> dict[int, str]:
+    """slot -> state name, for weights and what is only a rearranged weight; ``normed``: or a direction made long."""
     origin = dict(tape.state)
     for step in steps:
         if step.name in WEIGHT_MOVES and len(step.reads) == 1 and step.reads[0] in origin:
             origin.update(dict.fromkeys(step.outputs, origin[step.reads[0]]))
+        elif normed and step.name in WEIGHT_NORMS and step.args[0].slot in tape.state:
+            origin[step.outputs[0]] = tape.state[step.args[0].slot]
     return origin
+
+
+def normed_by(tape: Tape, steps: Sequence[Step], weight: str) -> Step | None:
+    """The step that makes a weight of the direction ``weight`` and its length; None for a plain weight."""
+    normed = (step for step in steps if step.name in WEIGHT_NORMS)
+    return next((step for step in normed if tape.state.get(step.args[0].slot) == weight), None)
 
 
 def _weight_slot(step: Step) -> int | None:

@@ -18,7 +18,8 @@ ASSETS = Path(__file__).parents[2] / "assets" / "heatmap"
 
 class HeatmapRow(TypedDict):
     """One group: a score per unit (NaN = none), and the indices of units that the plan prunes. note: a word shown
-    beside it. members: where its layers keep the units, for the read-out."""
+    beside it. members: where its layers keep the units, for the read-out. along: all units in the order of another
+    map, which this one may take over."""
 
     id: str
     name: str
@@ -26,6 +27,7 @@ class HeatmapRow(TypedDict):
     pruned: Sequence[int]
     note: NotRequired[str]
     members: NotRequired[Sequence[UnitPlaces]]
+    along: NotRequired[Sequence[int]]
 
 
 class Pick(TypedDict):
@@ -55,6 +57,7 @@ def heatmap(
     title: str,
     unit: str = "",
     notes: str = "",
+    follows: str = "",
     selected: Pick | None = None,
     on_pick: Callable[[Pick], None] | None = None,
 ) -> Pick | None:
@@ -62,7 +65,8 @@ def heatmap(
 
     Rows may differ in length. Colours run from the lowest to the highest score of each group, or of all groups when
     the reader says so; sorting within rows is the reader's choice too. ``unit`` stands behind every score.
-    ``notes`` says what the rows' notes are.
+    ``notes`` says what the rows' notes are. ``follows``: the key of the map beside this one; where that one is sorted,
+    this one is too, by the rows' ``along``, unless the reader wants its own order.
     ``on_pick(pick)`` runs before the script's body. ``selected`` gets a frame.
     """
 
@@ -80,12 +84,15 @@ def heatmap(
                 "pruned": [int(unit_index) for unit_index in row.get("pruned") or ()],
                 "note": row.get("note", ""),
                 "members": [asdict(one) for one in row.get("members") or ()],
+                "along": [int(unit_index) for unit_index in row.get("along") or ()],
             }
             for row in rows
         ],
         "title": title,
         "unit": unit,
         "notes": notes,
+        "name": key,
+        "follows": follows,
         "selected": selected,
     }
     return _mount(key=key, data=data, on_pick_change=picked).get("pick")

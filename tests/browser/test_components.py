@@ -383,3 +383,27 @@ def test_the_heatmap_names_the_filters_and_shows_notes(open_desk):
     last = notes.last.bounding_box()
     assert last["x"] + last["width"] <= frame["x"] + frame["width"] + 1
     assert abs(last["y"] - desk.page.locator(".heatmap .labels div").last.bounding_box()["y"]) < 1
+
+
+def test_the_second_heatmap_is_sorted_along_with_the_first(open_desk):
+    desk = open_desk("part=heatmap&second=1")
+    sorts = desk.page.get_by_label("Sort channels by score")
+    readout = desk.page.locator(".readout").nth(1)
+    assert sorts.count() == 2 and desk.page.get_by_label("Same order as the other map").nth(0).is_hidden()
+
+    def told() -> str:
+        box = desk.page.locator(".heatmap canvas").nth(1).bounding_box()
+        desk.page.mouse.move(box["x"] + 8, box["y"] + 30)
+        desk.page.mouse.move(box["x"] + 4, box["y"] + 5)
+        desk.page.wait_for_function("node => node.textContent.includes('features.0')", arg=readout.element_handle())
+        return readout.inner_text()
+
+    assert "channel 0:" in told()
+    sorts.nth(0).check()
+    assert sorts.nth(1).is_checked() and "rank 64 of 64" in told(), "the best of the first are the worst of the second"
+    desk.page.get_by_label("Same order as the other map").nth(1).uncheck()
+    assert "rank 1 of 64" in told(), "its own order, when that is wanted"
+    sorts.nth(0).uncheck()
+    assert sorts.nth(1).is_checked(), "then it goes its own way"
+    desk.page.get_by_label("Same order as the other map").nth(1).check()
+    assert not sorts.nth(1).is_checked() and "channel 0:" in told()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from core.errors import Cancelled, CoreError, MeasureError
 from core.measure.importance import list_criteria, score_channels
@@ -153,3 +155,31 @@ def test_an_unknown_criterion_lists_the_nearest() -> None:
     net = ZOO["Plain"]
     with pytest.raises(CoreError, match=r"'weight-l3'\. Nearest: weight-l"):
         score_channels(trace_channels(net.build(), net.example), None, "weight-l3")
+
+
+@EVERY_CRITERION
+@pytest.mark.parametrize("old", [False, True])
+def test_a_weight_stored_as_direction_and_length_scores_as_the_weight_it_makes(name: str, old: bool) -> None:
+    """Weight norm, in either of PyTorch's ways: the same function has the same scores."""
+
+    def build(normed: bool) -> nn.Module:
+        torch.manual_seed(7)
+        convs = [nn.Conv2d(3, 6, 3), nn.Conv2d(6, 5, 3), nn.Conv2d(5, 4, 3)]
+        for conv in convs[1:] if normed else ():
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)
+                wrapped = (nn.utils.weight_norm if old else nn.utils.parametrizations.weight_norm)(conv)
+            assert wrapped is conv
+        layers = [layer for conv in convs for layer in (conv, nn.ReLU())]
+        return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 4)).eval()
+
+    batch = images((1, 3, 10, 10), 12, seed=5)
+    data = ImageData(batch, torch.arange(12) % 4, tuple("abcd"), "zoo", (0.0,) * 3, (1.0,) * 3)
+    traces = [trace_channels(build(normed), batch[:1]) for normed in (False, True)]
+    plain, normed = (score_channels(trace, data, name) for trace in traces)
+    groups = [group for group in traces[1].prunable if group.id in {g.id for g in traces[0].prunable}]
+    assert groups
+    for group in groups:
+        found, wanted = normed.scores[group.id], plain.scores[group.id]
+        assert torch.allclose(found, wanted, rtol=1e-4, atol=1e-5 * float(wanted.abs().max())), group.id
+        assert name in {"first-k"} or bool(wanted.abs().sum() > 0)

@@ -127,7 +127,7 @@ def _score(request: Request, title: str, attribute: Attribute) -> dict[str, Tens
     rows: dict[int, Rows] = {}
     done = 0
     for replay, images, labels in _batches(request, data, title):
-        sites = read_sites(replay.tape, replay.steps, trace.coupled)
+        sites = read_sites(replay.tape, replay.steps, trace.coupled, normed=True)
         net = Tapped(replay, [site for found in sites.values() for site in found])
         with torch.no_grad():
             example_losses(net(images), labels, data)  # says in words when the outputs are no scores of these classes

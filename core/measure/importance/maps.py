@@ -9,10 +9,11 @@ from typing import Any
 
 from torch import Tensor
 
-from core.records import Group
-from core.trace.graph import Step, Tape
+from core.records import Group, Scores, Trace
+from core.trace.graph import Step, Tape, needed_steps
 from core.trace.sites import MOVES, POOLS, ReadSite, read_sites
 
+TRUE_ZEROS = {"oracle"}  # measures the loss itself, whoever reads the channel
 SAME = {"clone", "detach", "alias", "contiguous", "dropout", "native_dropout"}
 
 
@@ -34,13 +35,22 @@ def feature_maps(tape: Tape, steps: Sequence[Step], groups: Sequence[Group]) -> 
     """Group id -> the distinct feature maps that its readers read, each before the pooling in front of the reader."""
     makers = {slot: step for step in steps for slot in step.outputs}
     result = {}
-    for name, sites in read_sites(tape, steps, groups).items():
+    for name, sites in read_sites(tape, steps, groups, normed=True).items():
         found: dict[tuple[Any, ...], FeatureMap] = {}
         for site in sites:
             read = map_before_pooling(tape, makers, site)
             found.setdefault((read.slot, read.axis, *read.unit_of.tolist()), read)
         result[name] = tuple(found.values())
     return result
+
+
+def unscored_groups(trace: Trace, scores: Scores) -> tuple[str, ...]:
+    """Ids of the prunable groups whose zeros mean that the criterion cannot tell: no layer reads them on the way to the
+    class scores (a head that only trains with the network, say), so what looks where channels are read saw nothing."""
+    if not scores.images_used or scores.criterion in TRUE_ZEROS:
+        return ()
+    sites = read_sites(trace.tape, needed_steps(trace.tape), trace.prunable, normed=True)
+    return tuple(g.id for g in trace.prunable if not sites[g.id] and not bool(scores.scores[g.id].any()))
 
 
 def map_before_pooling(tape: Tape, makers: Mapping[int, Step], site: ReadSite) -> FeatureMap:

@@ -62,7 +62,7 @@ def visit_sites(
     for images, _ in batches(data, torch.arange(len(data)), request.batch_size, request.trace.module):
         request.check()
         replay = replay_for(replays, images, purpose)
-        sites = read_sites(replay.tape, replay.steps, groups)
+        sites = read_sites(replay.tape, replay.steps, groups, normed=True)
         by_step: dict[int, list[tuple[Group, int]]] = {}
         for group in groups:
             for place, site in enumerate(sites[group.id]):
@@ -239,7 +239,7 @@ def _entries(replay: Replay, site: ReadSite) -> int:
 
 def _chunks(replay: Replay, groups: Sequence[Group]) -> Iterator[list[Group]]:
     """Groups whose moments fit in memory together; a layer that several of them read counts once."""
-    sites = read_sites(replay.tape, replay.steps, groups)
+    sites = read_sites(replay.tape, replay.steps, groups, normed=True)
     chunk: list[Group] = []
     known: set[tuple[int, str]] = set()
     used = 0

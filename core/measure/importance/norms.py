@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from core.measure.importance.criteria import CRITERIA, Criterion, Request, add_by_unit
-from core.records import Group
+from core.records import Group, Trace
 from core.registry import Row
 from core.trace.graph import Ref, named_state
 
@@ -16,21 +16,31 @@ NORM_STEPS = {
 }  # fmt: skip
 
 
+def working_weights(trace: Trace) -> dict[str, Tensor]:
+    """The network's state; a weight stored as direction and length stands, as it works, under the direction's name."""
+    state = named_state(trace.module)
+    for direction, length in trace.norms:
+        v, g = state[direction], state.pop(length)
+        axes = [axis for axis, size in enumerate(g.shape) if size == 1]
+        state[direction] = g * v / torch.linalg.vector_norm(v, dim=axes, keepdim=True)
+    return state
+
+
 def producer_slices(group: Group, state: dict[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
     """(unit_of, slices) of each weight that makes the group's channels; slices: (positions, rest), float64.
 
-    Biases are left out: a filter is its kernel.
+    state: ``working_weights``. Biases are left out: a filter is its kernel.
     """
     found = []
     for member in group.by_role("producer"):
-        weight = state[member.tensor]
-        if weight.dim() >= 2:
+        weight = state.get(member.tensor)
+        if weight is not None and weight.dim() >= 2:
             found.append((member.unit_of, weight.detach().double().cpu().movedim(member.dim, 0).flatten(1)))
     return found
 
 
 def _powers(request: Request, power: int) -> dict[str, Tensor]:
-    state = named_state(request.trace.module)
+    state = working_weights(request.trace)
     scores = {}
     for group in request.trace.coupled:
         total = torch.zeros(group.units, dtype=torch.float64)
@@ -75,7 +85,7 @@ def fpgm(request: Request) -> dict[str, Tensor]:
 
     He et al. 2019, arXiv 1811.00250: their substitute for the distance to the geometric median.
     """
-    state = named_state(request.trace.module)
+    state = working_weights(request.trace)
     scores = {}
     for group in request.trace.coupled:
         total = torch.zeros(group.units, dtype=torch.float64)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from core.errors import MeasureError
 from core.trace.replay import Replay
-from core.trace.sites import ReadSite
+from core.trace.sites import ReadSite, normed_by
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,13 @@ class Sample:
 
 
 def reader_weight(replay: Replay, site: ReadSite) -> Tensor:
-    """The reading layer's weight as (outputs, channels, kernel positions)."""
-    weight = replay.state[site.weight].movedim(site.dim, 1)
+    """The reading layer's weight as (outputs, channels, kernel positions); one of direction and length as it works."""
+    weight = replay.state[site.weight]
+    made_by = normed_by(replay.tape, replay.steps, site.weight)
+    if made_by is not None:
+        direction, length = (replay.value(value.slot, {}, {}) for value in made_by.args[:2])
+        weight = torch._weight_norm(direction, length, *made_by.args[2:])
+    weight = weight.movedim(site.dim, 1)
     return weight.reshape(*weight.shape[:2], -1)
 
 

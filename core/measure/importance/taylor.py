@@ -96,7 +96,7 @@ def read_contributions(
     Pooling and flattening behind the nonlinearity leave the sum of gradient times activation as it is (they are
     homogeneous of degree one), so it is taken where the reader reads; the mean is over the positions of the map itself.
     """
-    sites = read_sites(replay.tape, replay.steps, trace.coupled)
+    sites = read_sites(replay.tape, replay.steps, trace.coupled, normed=True)
     read_at = {site.step: site.slot for found in sites.values() for site in found}
     aliases: dict[int, Tensor] = {}
     env: dict[int, Any] = {replay.tape.input: images}

@@ -1,7 +1,7 @@
 """A page with made-up rows, to drive the components by hand and by Playwright. Not part of the product.
 
 ``?n=60`` sets the number of groups, ``?part=heatmap`` shows the other component (``&notes=1``: with notes and
-members), ``?scanned=0`` leaves curves out,
+members, ``&second=1``: with a second map beside it), ``?scanned=0`` leaves curves out,
 ``?live=1`` sends previews while dragging, ``?snap=8`` snaps, ``?slow=0.4`` makes every run take that many seconds.
 """
 
@@ -115,6 +115,12 @@ def map_part() -> None:
         cells, key="map", notes=notes, title="Taylor importance", unit="loss change, squared",
         selected=state.get("cell"), on_pick=lambda pick: state.update(cell=pick),
     )  # fmt: skip
+    if query.get("second"):
+        others = []
+        for cell in cells:
+            order = sorted(range(len(cell["scores"])), key=lambda unit: -cell["scores"][unit])
+            others.append({**cell, "scores": [-score for score in cell["scores"]], "along": order})
+        heatmap(others, key="second", title="The opposite", follows="map")
     st.code(json.dumps({"picked": state.get("cell"), "returned": picked}), language=None)
 
 

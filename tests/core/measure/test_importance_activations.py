@@ -15,14 +15,14 @@ from torch import Tensor, nn
 from core.errors import Cancelled, MeasureError
 from core.measure.importance import score_channels
 from core.measure.importance.activations import Spread, binned_information
-from core.measure.importance.maps import feature_maps
+from core.measure.importance.maps import feature_maps, unscored_groups
 from core.measure.importance.taylor import read_contributions
 from core.records import Group, ImageData, Trace
 from core.trace import trace_channels
 from core.trace.graph import needed_steps, record_tape
 from core.trace.replay import Replay
 from tests.untouched import awkward, same, state_of
-from tests.zoo import ZOO, randomise
+from tests.zoo import ZOO, images, randomise
 
 FIGURES = ["activation-mean", "activation-sd", "apoz", "mutual-information"]
 
@@ -337,3 +337,17 @@ def test_cancel_and_failure_leave_the_network_alone(name: str) -> None:
     with pytest.raises(RuntimeError, match="stop here"):
         score_channels(trace, data, name, batch_size=2, on_progress=fail)
     assert same(before, state_of(module)) and torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
+
+
+def test_groups_that_nothing_reads_are_named_instead_of_scored() -> None:
+    """An auxiliary head feeds nothing while the network is used: Taylor's zero there is no verdict, the oracle's is."""
+    net = ZOO["AuxiliaryHead"]
+    trace = trace_channels(net.build(), net.example)
+    batch = images(net.shape, 8, seed=5)
+    data = ImageData(batch, torch.zeros(8, dtype=torch.int64), ("a",), "zoo", (0.0,) * 3, (1.0,) * 3)
+    found = {name: score_channels(trace, data, name) for name in ("taylor", "oracle", "weight-l1")}
+    assert {name: unscored_groups(trace, one) for name, one in found.items()} == {
+        "taylor": ("aux.conv",),
+        "oracle": (),
+        "weight-l1": (),
+    }
