@@ -16,7 +16,7 @@ from core.apply.lockstep import Lockstep, Positions, take_patches, take_position
 from core.records import Group
 from core.trace.graph import Ref
 
-LEAST_ROWS, ROWS_PER_INPUT, MOST_ROWS = 2000, 8, 60_000
+LEAST_ROWS, ROWS_PER_INPUT, MOST_ROWS = 2000, 20, 60_000
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core.apply import prune_model, reconstruct_model, reestimate_batchnorm
-from core.apply.reconstruct import METHODS, reconstruct_layers, sample_patches
+from core.apply.lockstep import take_patches, take_positions
+from core.apply.reconstruct import METHODS, reconstruct_layers
 from core.errors import Cancelled, CoreError, PruneError
 from core.evaluate import evaluate_model
 from core.load import load_data, load_model
@@ -109,7 +110,9 @@ def test_patches_are_what_the_convolution_read() -> None:
         x = torch.randn(4, conv.in_channels, *size)
         y = conv(x).detach()
         step = record_tape(conv, x).steps[0]
-        patches, outputs = sample_patches(x, y, step, conv.weight.shape[2:], 6, torch.Generator().manual_seed(0))
+        area = y[0, 0].numel()
+        where = torch.randint(area, (4, 6), generator=torch.Generator().manual_seed(0))
+        patches, outputs = take_patches(x, step, conv.weight.shape[2:], y.shape[2:], where), take_positions(y, where)
         expected = patches @ conv.weight.reshape(conv.out_channels, -1).T + conv.bias
         assert torch.allclose(expected, outputs, atol=1e-5) and len(patches) == 24
 
