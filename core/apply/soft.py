@@ -21,12 +21,14 @@ from core.apply.training import Trainer, accuracy_of, private_copy
 from core.errors import Cancelled, PlanError, TrainError
 from core.measure.cost.counts import count_cost
 from core.measure.importance.criteria import add_by_unit
-from core.measure.importance.norms import producer_slices
+from core.measure.importance.norms import NORM_STEPS, producer_slices
 from core.records import Group, ImageData, Plan, Trace
 from core.trace.copies import named_layers, named_state
+from core.trace.graph import Ref, Tape
 
 PRETRAINED_RATE = 0.1  # of the learning rate, for a network that was trained before (section 4.1)
 SETTLE = 0.5
+GAIN, FAINT = 5.0, 3e-3  # what a unit's batch norm wakes with: gain against the former one, and shift
 Zeroed = dict[str, tuple[int, ...]]
 
 
@@ -73,10 +75,11 @@ def train_softly(
     The rule on coupled groups: a unit's norm is the L2 norm of the filters that make it in all layers it is born in,
     taken as one vector; those of least norm have all these filters set to zero, with their biases, the batch norms'
     scale and shift (gamma and beta) and whatever else carries the unit on, so that it is exactly zero and can leave
-    without a trace. When the next epoch starts only the filters are still zero: with gamma, beta and the filter all
-    zero no gradient reaches them, and none could come back. From the share ``settle`` of the course on that is wanted:
-    gamma and beta stay zero, and the rest of the course trains the network that will remain. (The authors' filters may
-    come back to the end, settle=1; but their compact network and the one they trained are not the same.)
+    without a trace. When the next epoch starts only the filters are still zero, and gamma and beta are small (see
+    ``silence_units``): all three zero, no gradient would reach them, and none could come back. From the share
+    ``settle`` of the course on that is wanted: they stay zero, and the rest of the course trains the network that will
+    remain. This is where ours differs from the authors' code, which never silences gamma and beta, so that the network
+    it trains and the compact one it builds are not the same; settle=1 lets filters come back to the end, as there.
 
     rate: for all groups that convolutions give birth to (all prunable ones where there are none), or by group id.
     start: "weights" goes on from the network's weights at a tenth of the learning rate, "scratch" draws new ones.
@@ -120,7 +123,8 @@ def train_softly(
 
 
 class _SoftRun:
-    """What soft pruning keeps beside the trainer. ``resting``: gamma, beta and the like as they were, by name."""
+    """What soft pruning keeps beside the trainer. ``waking``: gamma, beta and the like, by name, as they
+    are when the next epoch starts."""
 
     def __init__(
         self,
@@ -133,12 +137,12 @@ class _SoftRun:
     ) -> None:
         self.trainer, self.trace, self.counts, self.settle = trainer, trace, counts, settle
         self.watch, self.log = watch, log
-        self.resting: dict[str, Tensor] = {}
+        self.waking: dict[str, Tensor] = {}
 
     def silence(self, epoch: EpochLog) -> None:
         state = named_state(self.trainer.module)
         zeroed = {name: faintest(self.trace.group(name), state, count) for name, count in self.counts.items()}
-        self.resting = silence_units(self.trace, state, zeroed)
+        self.waking = silence_units(self.trace, state, zeroed)
         before = self.log[-1].zeroed if self.log else {}
         changed = sum(len(set(units) - set(before.get(name, ()))) for name, units in zeroed.items())
         if self.watch is not None:
@@ -147,12 +151,12 @@ class _SoftRun:
         self.log.append(SoftEpoch(epoch, zeroed, changed))
 
     def wake(self) -> None:
-        """All but the filters comes back, so that these can grow again; unless the course is too far gone for that."""
+        """Let the silent filters grow again; unless the course is too far gone for that."""
         if self.trainer.share() >= min(self.settle, 1.0):
             return
         state = named_state(self.trainer.module)
         with torch.no_grad():
-            for name, value in self.resting.items():
+            for name, value in self.waking.items():
                 state[name].copy_(value)
 
     def result(self, *, complete: bool) -> Softened:
@@ -167,7 +171,7 @@ class _SoftRun:
 
     def kept(self) -> dict[str, Tensor]:
         """All of it as tensors."""
-        found = {f"resting.{name}": value for name, value in self.resting.items()}
+        found = {f"waking.{name}": value for name, value in self.waking.items()}
         for number, entry in enumerate(self.log):
             watched = float("nan") if entry.epoch.watched is None else entry.epoch.watched
             found[f"log.{number}"] = torch.tensor([entry.changed, watched], dtype=torch.float64)
@@ -182,8 +186,8 @@ class _SoftRun:
                 epoch = EpochLog(**{**vars(epoch), "watched": watched})
             zeroed = {name: tuple(kept[f"zeroed.{number}.{name}"].tolist()) for name in self.counts}
             self.log.append(SoftEpoch(epoch, zeroed, int(changed)))
-        start = "resting."
-        self.resting = {name.removeprefix(start): v for name, v in kept.items() if name.startswith(start)}
+        start = "waking."
+        self.waking = {name.removeprefix(start): v for name, v in kept.items() if name.startswith(start)}
         self.wake()
 
 
@@ -238,9 +242,17 @@ def faintest(group: Group, state: Mapping[str, Tensor], count: int) -> tuple[int
 def silence_units(
     trace: Trace, state: Mapping[str, Tensor], zeroed: Mapping[str, tuple[int, ...]]
 ) -> dict[str, Tensor]:
-    """Set all that makes or carries on the ``zeroed`` units to zero, in place. Gives the former values of what is no
-    filter (gamma, beta, biases, depthwise kernels), by name."""
-    resting: dict[str, Tensor] = {}
+    """Set all that makes or carries on the ``zeroed`` units to zero, in place.
+
+    Gives what is no filter (gamma, beta, biases, depthwise kernels) by name, as it shall be when the units wake. A
+    batch norm multiplies the gradient of a filter that gives nothing by gamma / sqrt(eps), hundreds of times what it
+    was: the filter would come back too strong at once and drive out others that are needed. So gamma wakes as small as
+    makes that gain ``GAIN`` times the one the channel had, gamma / sqrt(var + eps), and beta just above zero, where a
+    ReLU lets gradients through; the rest wakes as it was. The awake network computes nearly what the silent one did,
+    and a filter comes back by as much as it helps.
+    """
+    waking: dict[str, Tensor] = {}
+    scales, shifts = _affine(trace.tape)
     directions = {name for name, _ in trace.norms}  # a direction of zero would be divided by zero; its length is 0
     for name, units in zeroed.items():
         group = trace.group(name)
@@ -250,13 +262,33 @@ def silence_units(
             tensor = state[member.tensor]
             if member.tensor in directions or not isinstance(tensor, nn.Parameter):
                 continue  # running statistics say nothing where gamma and beta are zero
-            filters = member.role == "producer" and tensor.dim() >= 2
-            if not filters and member.tensor not in resting:
-                resting[member.tensor] = tensor.detach().clone()
+            here = silent[member.unit_of].to(tensor.device)
+            if member.role == "follower" or tensor.dim() < 2:
+                awake = waking.setdefault(member.tensor, tensor.detach().clone())
+                if member.tensor in scales:
+                    var, eps = scales[member.tensor]
+                    awake[here] *= (GAIN * (eps / (state[var][here] + eps)).sqrt()).clamp(max=1.0)
+                elif member.tensor in shifts or member.role == "producer":
+                    awake[here] = FAINT
             shape = [1] * tensor.dim()
             shape[member.dim] = -1
-            tensor.masked_fill_(silent[member.unit_of].reshape(shape).to(tensor.device), 0.0)
-    return resting
+            tensor.masked_fill_(here.reshape(shape), 0.0)
+    return waking
+
+
+def _affine(tape: Tape) -> tuple[dict[str, tuple[str, float]], set[str]]:
+    """Of the batch norms on a tape: scale -> (running variance, eps), and the names of all shifts."""
+    scales: dict[str, tuple[str, float]] = {}
+    shifts: set[str] = set()
+    for step in tape.steps:
+        if step.name in NORM_STEPS:
+            names = [tape.state.get(value.slot) if isinstance(value, Ref) else None for value in step.args[1:5]]
+            eps = next((value for value in reversed(step.args) if type(value) is float), 1e-5)
+            if names[0] is not None and names[3] is not None:
+                scales[names[0]] = names[3], eps
+            if names[1] is not None:
+                shifts.add(names[1])
+    return scales, shifts
 
 
 def reset_weights(module: nn.Module, seed: int) -> nn.Module:
