@@ -35,9 +35,11 @@ _HOME = {
     "core.measure.sensitivity": "Sensitivity scan_sensitivity",
     "core.networks": "has_network is_kept",
     "core.picture": "GroupRow Picture PictureWidths draw_network group_rows picture_widths",
-    "core.plan": "plan_budget plan_counts plan_fractions plan_uniform",
+    "core.plan": "GROUP_SETS RATIO_RULES list_ratio_rules plan_budget plan_counts plan_fractions plan_uniform",
     "core.portraits": "Mosaic Sight UnitPlaces filter_mosaics sights unit_places",
-    "core.recipes": "Outcome RECIPES RUNGS Recipe Rung climb_ladder list_recipes run_recipe",
+    "core.cookbook": "OWN OwnChoice RecipeCard own_choices recipe_cards runs_csv",
+    "core.recipe_runs": "repair_of",
+    "core.recipes": ("LOOPS Outcome RECIPES RUNGS Recipe Rung Unfinished climb_ladder list_recipes run_recipe"),
     "core.records": "Accuracy Cost CurvePoint Group ImageData Latency LoadedModel Plan Scores Trace",
     "core.recovery": "MEASURED MISSING RUNNING SECONDS WAITING DenseLevel RungRow best_rung dense_level known_rungs "
     "ladder_csv missing_rungs rung_rows",

@@ -29,9 +29,8 @@ GAIN_IMAGES = 64  # for the outputs' answers: squares of a random combination of
 
 @dataclass(frozen=True)
 class Residuals:
-    """``left[group_id]``: units + 1 numbers, the error left when 0, 1, ... units are kept, chosen by ``order``: the
-    expected square of the change of the network's outputs, to first order, errors at different positions and outputs
-    taken as independent. ``images``: how many were read."""
+    """``left[group_id]``: units + 1 numbers, the error left when 0, 1, ... units are kept, chosen by ``order``: about
+    the square by which the network's outputs change. ``images``: how many were read."""
 
     left: Mapping[str, tuple[float, ...]]
     order: Mapping[str, tuple[int, ...]]
@@ -55,10 +54,10 @@ def measure_residuals(
 ) -> Residuals:
     """Curves of ``groups`` (None: all that may lose units, gathers too) on calibration images; labels do not count.
 
-    L(S) = sum over readers of tr(F (W Sigma W^T - W Sigma[:, S] Sigma[S, S]^-1 Sigma[S, :] W^T)), F diagonal: the mean
-    over images of the squared slope of the network's outputs along each output of the reader, summed over positions.
-    Sources: the order and L for F = 1: Xie et al. 2021, arXiv 2108.13728; slopes as weights: Hassibi and Stork 1993,
-    "Second order derivatives for network pruning". Raises MeasureError for images that do not fit, Cancelled.
+    L(S) = sum over readers of tr(F (W Sigma W^T - W Sigma[:, S] Sigma[S, S]^-1 Sigma[S, :] W^T)), F diagonal: how much
+    the network's outputs answer to each output of the reader (``output_gains``). Sources: the order and L for F = 1:
+    Xie et al. 2021, arXiv 2108.13728; slopes as weights: Hassibi and Stork 1993, "Second order derivatives for network
+    pruning". Raises MeasureError for images that do not fit, Cancelled.
     """
     data = require_images(data, PURPOSE)
     chosen = tuple(groups) if groups is not None else tuple(g for g in trace.groups if g.prunable)
@@ -93,23 +92,28 @@ def _design(reading: Reading, gains: Mapping[str, Tensor]) -> Design:
 
 
 def output_gains(request: Request, groups: Sequence[Group]) -> dict[str, Tensor]:
-    """Reader's weight -> float64 (its outputs,): mean over images of (d(v . outputs) / dy)^2, summed over positions,
-    for random v with unit variance and no part along (1, ..., 1), which no decision depends on."""
+    """Reader's weight -> float64 (its outputs,): how strongly the network's outputs answer to an error there.
+
+    With g the slope of v . outputs at each position, v random with unit variance and no part along (1, ..., 1), which
+    no decision depends on: errors that are independent from position to position count sum g^2, errors that are alike
+    everywhere (sum g)^2. Real ones lie between: the geometric mean of the two, each averaged over images, is taken.
+    """
     data = require_images(request.data, PURPOSE)
     few = data.take(torch.arange(min(GAIN_IMAGES, len(data))))
-    replays, gains = Replays(request.trace), dict[str, Tensor]()
+    replays, sums = Replays(request.trace), dict[str, Tensor]()
     size = fitting_batch(request.trace, min(32, request.batch_size))
     numbers = request.numbers("mixture of outputs")
     for images, _ in batches(few, torch.arange(len(few)), size, request.trace.module):
         request.check()
         replay = replay_for(replays, images, PURPOSE)
-        for weight, found in _squares(replay, images, groups, numbers).items():
-            gains[weight] = gains.get(weight, 0.0) + found / len(few)
-    return gains
+        for weight, found in _slopes(replay, images, groups, numbers).items():
+            alone, together = found.square().sum((0, 1)), found.sum(1).square().sum(0)
+            sums[weight] = sums.get(weight, 0.0) + torch.stack([alone, together])
+    return {weight: found.prod(0).sqrt() / len(few) for weight, found in sums.items()}
 
 
-def _squares(replay: Replay, images: Tensor, groups: Sequence[Group], numbers: torch.Generator) -> dict[str, Tensor]:
-    """Sums over images and positions, by the reader's weight."""
+def _slopes(replay: Replay, images: Tensor, groups: Sequence[Group], numbers: torch.Generator) -> dict[str, Tensor]:
+    """Reader's weight -> float64 (images, positions, outputs); uses of one weight stand as more positions."""
     sites = {site.step: site for found in read_sites(replay.tape, replay.steps, groups).values() for site in found}
     env: dict[int, Any] = {replay.tape.input: images}
     probes: dict[int, Tensor] = {}
@@ -124,13 +128,12 @@ def _squares(replay: Replay, images: Tensor, groups: Sequence[Group], numbers: t
         v = torch.randn(outputs.shape, generator=numbers).to(outputs)
         if v.dim() > 1:
             v = v - v.mean(1, keepdim=True)
-        slopes = torch.autograd.grad(
-            (outputs * v).sum(), list(probes.values()), allow_unused=True, materialize_grads=True
-        )
+        mixed, inputs = (outputs * v).sum(), list(probes.values())
+        slopes = torch.autograd.grad(mixed, inputs, allow_unused=True, materialize_grads=True)
     result: dict[str, Tensor] = {}
     for index, slope in zip(probes, slopes, strict=True):
         site = sites[index]
-        square = slope.detach().double().square()
-        square = square.movedim(1 if site.axis == 1 else -1, 0).flatten(1).sum(1).cpu()
-        result[site.weight] = result.get(site.weight, 0.0) + square
+        found = slope.detach().double().cpu().movedim(1 if site.axis == 1 else -1, -1)
+        found = found.reshape(len(images), -1, found.shape[-1])
+        result[site.weight] = torch.cat([result[site.weight], found], 1) if site.weight in result else found
     return result

@@ -87,7 +87,11 @@ def global_path(situation: Situation) -> list[Counts]:
 
 
 def marginal_path(situation: Situation) -> list[Counts]:
-    """Next leaves the chunk with least loss per share of the budget's quantities saved: equal marginal loss."""
+    """Next leaves a chunk of the group with least loss per share of the budget's quantities saved: equal marginal loss.
+
+    The price of a group is that of its cheapest removal from here, however large: where a curve rises steeply and then
+    flattens, its first chunk alone tells too high a price.
+    """
     curves = situation.curves
     if curves is None:
         raise PlanError("Equal marginal loss needs curves. Scan the network first.")
@@ -102,10 +106,18 @@ def marginal_path(situation: Situation) -> list[Counts]:
     drops = [curves[group.id].drop for group in groups]
     drop = _table([np.zeros(group.units) if d is None else d for group, d in zip(groups, drops, strict=True)])
     rows, allowed = np.arange(len(groups)), _allowed(situation, drops)
+    index = {group.id: number for number, group in enumerate(groups)}
+    fades = np.array([index.get(curves[group.id].fades_with or "", len(groups)) for group in groups], dtype=int)
+    jumps = chunk[:, None] * np.arange(1, 1 + int((units // chunk).max(initial=0)))
     while groups:
-        after = np.minimum(removed + chunk, units - 1)
-        gain = saving.per_unit(units - removed) * (after - removed)
-        price = (loss[rows, after] - loss[rows, removed]) / np.maximum(gain, 1e-12)
+        reach = np.minimum(removed[:, None] + jumps, units[:, None] - 1)
+        after = reach[:, 0]
+        gain = saving.per_unit(units - removed)[:, None] * (reach - removed[:, None])
+        kept_share = np.append((units - removed) / units, 1.0)
+        rise = (loss[rows[:, None], reach] - loss[rows, removed][:, None]) * kept_share[fades][:, None]
+        relief = np.bincount(fades, loss[rows, removed], minlength=len(groups) + 1)[:-1] / units
+        rise -= relief[:, None] * (reach - removed[:, None])
+        price = (rise / np.maximum(gain, 1e-12)).min(axis=1)
         dropped = drop[rows, removed].sum() - drop[rows, removed] + drop[rows, after]
         price[(after == removed) | (dropped > allowed)] = np.inf
         best = int(np.argmin(price))
