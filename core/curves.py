@@ -151,7 +151,7 @@ def lost_points(sensitivity: Sensitivity, group_id: str, quantity: str) -> list[
 
 def _lost(sensitivity: Sensitivity, group_id: str, point: CurvePoint, removed: int, quantity: str) -> Lost:
     if quantity == "loss":
-        return Lost(removed, point.loss - sensitivity.dense.loss, None, None, point.images)
+        return Lost(removed, sensitivity.added(point), None, None, point.images)
     change = sensitivity.change(group_id, point.removed_fraction)
     return Lost(removed, -change.value, -change.high, -change.low, change.images)
 

@@ -336,7 +336,8 @@ class CurvePoint:
     """What one group's removal costs: all else dense.
 
     ``kl``: mean Kullback-Leibler divergence from the dense network's class probabilities, in nats. ``lost``,
-    ``gained``: images that only the dense network, only this one gets right. None in scans stored without them.
+    ``gained``: images that only the dense network, only this one gets right. ``start_loss``: the dense network's loss
+    on the same images. None in scans stored without them.
     """
 
     removed_fraction: float
@@ -349,6 +350,7 @@ class CurvePoint:
     kl: float | None = None
     lost: int | None = None
     gained: int | None = None
+    start_loss: float | None = None
 
 
 def sorted_points(points: Iterable[CurvePoint]) -> tuple[CurvePoint, ...]:

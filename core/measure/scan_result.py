@@ -55,6 +55,14 @@ class Sensitivity:
         """Mean cross-entropy in nats, as ``accuracy``."""
         return self._between(group_id, removed_fraction, lambda point: point.loss)
 
+    def loss_added(self, group_id: str, removed_fraction: float) -> float:
+        """Mean cross-entropy minus the starting network's on the same images, in nats; between points, interpolated."""
+        return self._between(group_id, removed_fraction, self.added)
+
+    def added(self, point: CurvePoint) -> float:
+        """``loss_added`` of one point. A scan stored without the start's loss on its images has that on all."""
+        return point.loss - (self.dense.loss if point.start_loss is None else point.start_loss)
+
     def interval(self, group_id: str, removed_fraction: float) -> tuple[float, float]:
         """95 % Wilson interval of ``accuracy``; between measured points its ends are interpolated."""
         low, high, share = self._neighbours(group_id, removed_fraction)

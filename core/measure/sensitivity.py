@@ -61,10 +61,10 @@ def scan_sensitivity(
     plan: fractions that leave a group more units than the plan does are left out; of the others, the plan's units
     leave first. The values equal those of a pruned copy evaluated on the same images, but for rounding.
 
-    The order of work: a few widths of all groups on few images, then more where curves bend and where an interval
-    does not yet say whether a point loses more than ``decision`` (share of accuracy), then everything. ``effort``
-    below 1: stop after that share of the work. ``resume``: go on from a stored result of the same network, images,
-    scores, seed and plan; what it holds is not measured again.
+    The order of work: three widths of all groups on few images, then on all; then the widths between two of which the
+    intervals do not both say on which side of ``decision`` (share of accuracy lost) they are, and where curves bend;
+    then everything. ``effort`` below 1: stop after that share of the work. ``resume``: go on from a stored result of
+    the same network, images, scores, seed and plan; what it holds is not measured again.
     ``on_progress(fraction, message, partial)``: after every round, and twice a second, ``partial`` is the Sensitivity
     so far; in between it is None. Stopped by ``cancelled()`` or ``effort``, ``complete`` is False.
     fingerprints: stored in the result; computed when None. The network is left as it was.
@@ -137,7 +137,7 @@ def _batch_size(trace: Trace, asked: int | None, total: int) -> int:
 
 def _go_on_from(scan: Scan, resume: Sensitivity) -> None:
     """Take over what a stored result has measured."""
-    start = Tally.of(resume.dense)
+    start = Tally.of(resume.dense, resume.dense)
     if start is None:
         return  # stored without paired counts: nothing can be added to it
     for name in ("criterion", "model_fingerprint", "data_fingerprint", "seed", "plan_key", "scores_key"):
@@ -151,7 +151,7 @@ def _go_on_from(scan: Scan, resume: Sensitivity) -> None:
     forks = {(fork.group.id, len(fork.kept)): fork for fork in scan.forks}
     for group_id, points in resume.points.items():
         for point in points[1:]:
-            fork, tally = forks.get((group_id, point.kept)), Tally.of(point)
+            fork, tally = forks.get((group_id, point.kept)), Tally.of(point, resume.dense)
             if fork is None:
                 scan.older.setdefault(group_id, []).append(point)
             elif tally is not None:

@@ -1,8 +1,8 @@
 """In what order a scan works: what tells most comes first, and everything comes in the end.
 
-First three widths of every group on few images, then the widths where the curves bend; then the three widths on all
-images, which is what ranks the groups; then every width on more and more images, first those of which the interval
-does not yet say which side of a decision they are on.
+First three widths of every group on few images, then on all: for a third of the work, that ranks the groups. No other
+width comes before, because one on few images between two on all tells less than the line between these. Then the other
+widths, those first that have the decision or a bend between the widths beside them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from core.solvers.intervals import paired_interval
 
 FIRST_SHARE, FIRST_LEAST, FIRST_MOST = 0.1, 16, 128  # images of the first curves
 COARSE = (1 / 6, 1 / 2, 5 / 6)  # places along a group's widths
-GROWTH = 3
 
 
 @dataclass(frozen=True)
@@ -42,23 +41,12 @@ def rounds(
     start: one entry, the tally of the network the scan starts from. decision: accuracy one is ready to lose (share).
     """
     coarse = coarse_forks(forks)
-    images = first_images(total, batch)
-    yield Round("First curves", coarse, images)
+    yield Round("First curves", coarse, first_images(total, batch))
+    yield Round("First curves on all images", coarse, total)
     chosen = set(coarse)
-    rest = sorted((f for f in forks if f not in chosen), key=lambda f: -_bend(f, forks, tallies, start[0]))
-    yield Round("Where curves bend", rest[: len(rest) // 2], images)
-    yield Round("First curves on all images", coarse, total)  # ranks the groups for a third of the work
-    yield Round("All widths", rest, images)
-    while images < total:
-        images = _next(images, total)
-        undecided = [fork for fork in forks if open_at(tallies.get(fork), decision)]
-        yield Round("More images where it is close", undecided, images)
-        yield Round("More images", forks, images)
-    yield Round("More images", forks, total)
-
-
-def _next(images: int, total: int) -> int:
-    return total if images * GROWTH * 1.5 > total else images * GROWTH
+    rest = sorted((f for f in forks if f not in chosen), key=lambda f: _telling(f, forks, tallies, start[0], decision))
+    yield Round("Where it is close and where curves bend", rest[: len(rest) // 2], total)
+    yield Round("All widths", rest, total)
 
 
 def coarse_forks(forks: Sequence[Fork]) -> list[Fork]:
@@ -70,22 +58,27 @@ def coarse_forks(forks: Sequence[Fork]) -> list[Fork]:
     return found
 
 
-def open_at(tally: Tally | None, decision: float) -> bool:
-    """Whether the interval of what is lost holds the decision."""
+def verdict(tally: Tally | None, decision: float) -> bool | None:
+    """Whether less than ``decision`` is lost; None while the interval of what is lost holds it."""
     if tally is None or not tally.images:
-        return True
+        return None
     low, high = paired_interval(tally.lost, tally.gained, tally.images)
-    return low <= -decision <= high
+    return None if low <= -decision <= high else low > -decision
 
 
-def _bend(fork: Fork, forks: Sequence[Fork], tallies: Mapping[Fork, Tally], start: Tally) -> float:
-    """How much the loss changes between the measured widths on both sides of this one."""
+def _telling(
+    fork: Fork, forks: Sequence[Fork], tallies: Mapping[Fork, Tally], start: Tally, decision: float
+) -> tuple[bool, float]:
+    """Sorts first what lies between two widths that do not agree about the decision, then by how much the loss changes
+    between them."""
     known = [(len(f.kept), tallies[f]) for f in forks if f.group is fork.group and f in tallies]
     known = [(fork.group.units, start), *((kept, tally) for kept, tally in known)]
     above = min((pair for pair in known if pair[0] >= len(fork.kept)), key=lambda pair: pair[0])
     below = max((pair for pair in known if pair[0] < len(fork.kept)), key=lambda pair: pair[0], default=above)
     a, b = (tally.loss / max(1, tally.images) for _, tally in (above, below))
-    return abs(b - a)
+    before = True if above[1] is start else verdict(above[1], decision)
+    after = verdict(below[1], decision)
+    return (before is not None and before == after), -abs(b - a)
 
 
 def _by_group(forks: Sequence[Fork]) -> dict[str, list[Fork]]:

@@ -15,7 +15,7 @@ from core.solvers.intervals import wilson
 @dataclass(frozen=True)
 class Tally:
     """Over the first ``images`` images: answers right, summed cross-entropy and divergence from the start's answers,
-    images only the start (``lost``), only the fork (``gained``) gets right."""
+    images only the start (``lost``), only the fork (``gained``) gets right; the start's cross-entropy."""
 
     images: int = 0
     correct: int = 0
@@ -23,6 +23,7 @@ class Tally:
     kl: float = 0.0
     lost: int = 0
     gained: int = 0
+    start_loss: float = 0.0
 
     def plus(self, answers: Answers, start: Answers, position: int) -> Tally:
         """With the images of a batch that are not counted yet. position: the batch's first image among all."""
@@ -37,6 +38,7 @@ class Tally:
             self.kl + (float(answers.divergence(start)[new].sum()) if answers is not start else 0.0),
             self.lost + int((before & ~right).sum()),
             self.gained + int((right & ~before).sum()),
+            self.start_loss + float(start.loss[new].sum()),
         )
 
     def point(self, kept: int, units: int) -> CurvePoint:
@@ -44,15 +46,18 @@ class Tally:
         return CurvePoint(
             (units - kept) / units if units else 0.0, kept, self.correct / self.images, low, high,
             self.loss / self.images, self.images, self.kl / self.images, self.lost, self.gained,
+            self.start_loss / self.images,
         )  # fmt: skip
 
     @staticmethod
-    def of(point: CurvePoint) -> Tally | None:
-        """The counts behind a stored point; None when it was stored without the paired ones."""
-        if point.kl is None or point.lost is None or point.gained is None:
+    def of(point: CurvePoint, start: CurvePoint) -> Tally | None:
+        """The counts behind a stored point; None when it was stored without the paired ones. start: its scan's."""
+        before = start.loss if point.start_loss is None and point.images == start.images else point.start_loss
+        if point.kl is None or point.lost is None or point.gained is None or before is None:
             return None
         right = round(point.accuracy * point.images)
-        return Tally(point.images, right, point.loss * point.images, point.kl * point.images, point.lost, point.gained)
+        loss, kl, start_loss = (value * point.images for value in (point.loss, point.kl, before))
+        return Tally(point.images, right, loss, kl, point.lost, point.gained, start_loss)
 
 
 class Answers:

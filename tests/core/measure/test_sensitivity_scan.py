@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -91,6 +92,10 @@ def check(found: Sensitivity, trace: Trace, data: ImageData, scores: Scores, pla
             assert (point.low, point.high) == wilson(int(right.sum()), len(data))
             assert point.loss == pytest.approx(float(F.cross_entropy(logits, data.labels)), rel=1e-5, abs=1e-6)
             assert point.kl == pytest.approx(float((p.exp() * (p - q)).sum(1).mean()), rel=1e-3, abs=1e-5)
+            assert point.start_loss == pytest.approx(float(F.cross_entropy(start, data.labels)), rel=1e-5, abs=1e-6)
+            assert found.loss_added(name, point.removed_fraction) == pytest.approx(
+                point.loss - found.dense.loss, abs=1e-6
+            )
             assert (point.lost, point.gained) == (int((before & ~right).sum()), int((right & ~before).sum()))
             count += 1
     return count
@@ -166,6 +171,37 @@ def test_effort_stops_early_and_resume_goes_on_to_the_same_end() -> None:
         for a, b in zip(points, ended.points[name], strict=True):
             same = (a.kept, a.accuracy, a.images, a.lost, a.gained)
             assert same == (b.kept, b.accuracy, b.images, b.lost, b.gained)
+
+
+def test_what_is_told_first_ranks_the_groups() -> None:
+    """Three widths of every group, on as many images each, before any other width."""
+    module, data = network(Residual), pictures(60)
+    trace = trace_channels(module, data.images)
+    widths = tuple(0.1 * place for place in range(1, 10))
+    part = scan_sensitivity(trace, data, widths, batch_size=8, effort=0.25)
+    for points in part.points.values():
+        assert len(points) == 4 and len({point.images for point in points[1:]}) == 1
+        assert 16 < points[1].images < 60
+    more = scan_sensitivity(trace, data, widths, batch_size=8, effort=0.5)
+    assert all(point.images == 60 for points in more.points.values() for point in points[1:4:2])
+
+
+def test_losses_are_compared_on_the_same_images() -> None:
+    module, data = network(Residual), pictures(60)
+    trace = trace_channels(module, data.images)
+    few = scan_sensitivity(trace, data, FRACTIONS, limit=16)
+    part = scan_sensitivity(trace, data, (0.6,), resume=few)
+    order = torch.randperm(60, generator=torch.Generator().manual_seed(0))
+    losses = F.cross_entropy(answers(module, data), data.labels, reduction="none")[order]
+    counts = {point.images for points in part.points.values() for point in points}
+    assert len(counts) > 1
+    for name, points in part.points.items():
+        for point in points:
+            assert point.start_loss == pytest.approx(float(losses[: point.images].mean()), rel=1e-5)
+            assert part.loss_added(name, point.removed_fraction) == pytest.approx(point.loss - point.start_loss)
+    old = [replace(point, start_loss=None) for point in part.points["conv1"]]
+    stored = replace(part, points={"conv1": tuple(old)})
+    assert stored.loss_added("conv1", old[1].removed_fraction) == old[1].loss - part.dense.loss
 
 
 def test_resume_adds_widths_and_images_and_measures_nothing_twice() -> None:
