@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from core.apply.batchnorm import reestimate_batchnorm
 from core.apply.choosers import CHOOSERS, Choice, Seen
 from core.apply.fitting import Rows, compensate_moments, fit_rows
 from core.apply.lockstep import Lockstep, Positions
@@ -34,7 +35,7 @@ SOLVERS = ("least-squares", "compensation")
 IMAGES, POSITIONS = 5000, 10  # as in He, Zhang, Sun 2017
 MOST_INPUTS = 8192  # a layer that reads more is left as pruned: its moments would not fit in memory
 JOINT = {"lasso": "lasso", "qr": "qr", "greedy": "cap"}  # the same choice for all readers of a group together
-JOINT_IMAGES = 512
+JOINT_IMAGES, RENORM_IMAGES = 512, 2048
 
 Progress = Callable[..., None]
 Stop = Callable[[], bool]
@@ -73,7 +74,8 @@ class Settings:
     whole sum should be. rectify: rounds of least squares that heed the ReLU behind a layer. refit: also fit layers that
     lost no input but read changed ones. rescale: scale a compensated layer's outputs to their old variance. blend: mix
     every image with another one. A network has learned its training images by heart; of blends it is less sure, and
-    what it computes for them is more like what it computes for unseen images."""
+    what it computes for them is more like what it computes for unseen images. renorm: at the end, take the statistics
+    of all batch norms behind a change anew."""
 
     solver: str | None = "least-squares"
     correct_branches: bool = True
@@ -81,6 +83,7 @@ class Settings:
     refit: bool = False
     rescale: bool = False
     blend: bool = False
+    renorm: bool = False
     images: int = IMAGES
     positions: int = POSITIONS
     ridge: float = RIDGE
@@ -162,7 +165,7 @@ class FrontToBack:
     ) -> None:
         if settings.solver is not None and settings.solver not in SOLVERS:
             raise unknown_name("solver", settings.solver, list(SOLVERS), PlanError)
-        self.module, self.trace, self.settings = module, trace, settings
+        self.module, self.trace, self.data, self.settings = module, trace, data, settings
         self.report, self.cancelled = on_progress or (lambda *_: None), cancelled or (lambda: False)
         self.check()
         batches = calibration_batches(module, trace.example, data, settings.images, settings.batch_size)
@@ -239,7 +242,12 @@ class FrontToBack:
         changed = copy_with(self.module, lambda name, tensor: edits[name] if name in edits else tensor.clone())
         origin = f"{self.method}, {self.settings.solver or 'as cut'}, front to back"
         plan = Plan(self.kept, origin)
-        return Rebuilt(plan, prune_model(changed, self.trace, plan), tuple(self.stories))
+        pruned = prune_model(changed, self.trace, plan)
+        if self.settings.renorm and self.masks:
+            names = {name for name, _ in self.masks} | self.solved
+            renorm = min(RENORM_IMAGES, self.settings.images)
+            reestimate_batchnorm(pruned, self.trace.example, self.data, names, images=renorm, cancelled=self.cancelled)
+        return Rebuilt(plan, pruned, tuple(self.stories))
 
     def _concerned(self, site: Site) -> bool:
         """Whether anything is to be chosen or rebuilt here."""
@@ -367,7 +375,7 @@ class FrontToBack:
             self.solved.add(site.mean)
 
     def _tell(self, site: Site, choices: Mapping[str, Choice], errors: tuple[float, float], rows: int) -> None:
-        names = list(choices) or [name for name in self._narrowed(site) if name not in self._told] or [""]
+        names = [*choices, *(name for name in self._narrowed(site) if name not in {*self._told, *choices})] or [""]
         self._told.update(names)
         for name in names:
             units = self.trace.group(name).units if name else 0

@@ -29,7 +29,7 @@ _ROWS: tuple[Row[str | None], ...] = (
         "least-squares",
         "Least squares",
         "Each layer that reads fewer channels is fitted, front to back, to what the dense network computed there.",
-        source="He, Zhang, Sun 2017, arXiv 1707.06168, section 3.1; without its residual-branch correction",
+        source="He, Zhang, Sun 2017, arXiv 1707.06168, section 3; rounds that heed the ReLU: arXiv 1505.06798",
     ),
     Row(
         "compensation",
