@@ -12,7 +12,9 @@ from typing import Any
 
 # Module -> the public names that live there.
 _HOME = {
-    "core.apply": "AS_CUT list_repairs mask_model prune_model reconstruct_model",
+    "core.apply": "AS_CUT finetune_model list_repairs mask_model prune_model reconstruct_model",
+    "core.apply.iterative": "prune_iteratively",
+    "core.apply.soft": "train_softly",
     "core.curves": (
         "BEYOND Limit LossEstimate Lost PERHAPS RankRow Room SURELY WITHIN lost_points rank_csv rank_groups room"
     ),
