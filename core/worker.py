@@ -56,6 +56,7 @@ VERBS: dict[str, Verb] = {
     "taylor_curves": Verb("core.tasks:taylor_curves", title="the Taylor estimate"),
     "propose": Verb("core.proposal:propose_plan", title="the search for a plan"),
     "latency_table": Verb("core.tasks:latency_table", title="timing the layers"),
+    "recipe": Verb("core.recipe_runs:cook", title="a recipe"),
     "ladder": Verb("core.recovery_jobs:climb", title="the recovery ladder"),
     "export": Verb("core.tasks:export", title="the export"),
 }

@@ -5,12 +5,12 @@ from __future__ import annotations
 import streamlit as st
 
 from core import CoreError, Subject
-from pages.components import choices, frame, ladder, session, work
+from pages.components import choices, frame, ladder, recover, session, work
 
 LEAD = "Win back what the cut lost: climb from repair to repair, or let a published recipe make plan and network."
 VIEW, POLLING = "recover_view", "recover_polling"
-VIEWS = {"ladder": "Repair this plan"}
-PARTS = {"ladder": ladder}
+VIEWS = {"ladder": "Repair this plan", "recipe": "Run a recipe"}
+PARTS = {"ladder": ladder, "recipe": recover}
 
 
 def show(subject: Subject, view: str) -> None:

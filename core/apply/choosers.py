@@ -16,7 +16,7 @@ from torch import Tensor
 from core.measure.importance.criteria import add_by_unit
 from core.registry import Registry, Row
 from core.solvers.greedy import Design, forward_greedy
-from core.solvers.lasso import lasso_path
+from core.solvers.lasso import LassoPath, lasso_path
 from core.solvers.least_squares import RIDGE, divide
 from core.solvers.pivoted_qr import pivoted_qr
 
@@ -41,6 +41,8 @@ class Choice:
     order: tuple[int, ...]
     path: Mapping[str, Any]
 
+
+DRAWN_UNITS, DRAWN_KNOTS = 32, 48  # of a LASSO path, at most
 
 Chooser = Callable[[Seen, int], Choice]
 CHOOSERS: Registry[Chooser] = Registry("way to choose")
@@ -67,8 +69,19 @@ def choose_by_lasso(seen: Seen, count: int) -> Choice:
         "lambda": float(path.lambdas[place]),
         "betas": path.betas[place].tolist(),
         "entered": path.entered.tolist(),
+        **_drawn(path, place, [*chosen, *later][:DRAWN_UNITS]),
     }
     return Choice((*chosen, *later), story)
+
+
+def _drawn(path: LassoPath, place: int, units: list[int]) -> dict[str, Any]:
+    """Coefficients of a few units at a few knots, ``place`` among them: enough for a picture."""
+    knots = torch.linspace(0, len(path.lambdas) - 1, min(DRAWN_KNOTS, len(path.lambdas))).round().long().tolist()
+    at = sorted({*knots, place})
+    return {
+        "knots": path.lambdas[at].tolist(),
+        "coefficients": {str(unit): path.betas[at, unit].tolist() for unit in units},
+    }
 
 
 def choose_by_qr(seen: Seen, count: int) -> Choice:

@@ -116,14 +116,16 @@ def set_repair(name: str) -> None:
     attempt(lambda: session.update(change))
 
 
-def keep_network(plan: Plan, name: str, title: str, accuracy: Mapping[str, Any]) -> None:
+def keep_network(plan: Plan, name: str, title: str, accuracy: Mapping[str, Any] | None = None) -> None:
     """Build ``plan`` as the network that is kept under ``name`` from now on; called ``title``. accuracy: the fields of
-    core's ``Accuracy``, on the selection images."""
+    core's ``Accuracy`` on the selection images, where it was measured."""
 
     def change(record: Workspace) -> Workspace:
         others = [one for one in record.choices.get(work.NETWORKS, {}).items() if one[0] != plan.key]
-        known = {field: accuracy[field] for field in ("value", "low", "high", "loss", "correct", "images")}
-        entry = (plan.key, {"name": name, "title": title, "used": True, "accuracy": known})
+        entry: tuple[str, dict[str, Any]] = (plan.key, {"name": name, "title": title, "used": True})
+        if accuracy is not None:
+            fields = ("value", "low", "high", "loss", "correct", "images")
+            entry[1]["accuracy"] = {field: accuracy[field] for field in fields}
         return records.choose(record, **{work.NETWORKS: dict([*others, entry][-work.MAX_NETWORKS :])})
 
     attempt(lambda: session.update(change))

@@ -1,0 +1,135 @@
+"""Recipes as jobs: what comes back is plain JSON whose plan and weights build the very network that was measured."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from core import (
+    AS_CUT,
+    OWN,
+    Plan,
+    Subject,
+    count_cost,
+    evaluate_model,
+    open_subject,
+    own_choices,
+    recipe_cards,
+    repair_of,
+)
+from core.errors import Cancelled, CoreError
+from core.networks import build_any
+from core.recipe_runs import cook, curve_json, stories_json
+from core.records import PARTS
+from core.store import open_store
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.setenv("PRUNESCOPE_HOME", str(tmp_path))
+    yield tmp_path
+    open_store().close()
+
+
+@pytest.fixture(scope="module")
+def subject() -> Subject:
+    return open_subject("cifar/resnet8", "random", "random")
+
+
+def cooked(
+    subject: Subject, recipe: str, budget: dict[str, float], *, finetune: int = 0, stop_at: int = 10**9, **own: Any
+) -> tuple[dict[str, Any], list[tuple[float, str, Any]]]:
+    told: list[tuple[float, str, Any]] = []
+    result = cook(
+        subject.model_source, subject.weights, "random", recipe, own, budget, finetune, 0,
+        lambda fraction, message="", partial=None: told.append((fraction, message, partial)),
+        lambda: len(told) >= stop_at,
+    )  # fmt: skip
+    return result, told
+
+
+def check(subject: Subject, result: dict[str, Any]) -> Plan:
+    """The result is JSON, and its network is the one that was measured."""
+    assert json.loads(json.dumps(result)) == json.loads(json.dumps(result))
+    plan = Plan.from_json(result["plan"])
+    module, _ = build_any(subject, plan, repair_of(result))
+    assert evaluate_model(module, subject.data.selection).correct == result["accuracy"]["correct"]
+    assert result["macs"] == count_cost(subject.trace, plan).macs
+    assert result["dense_macs"] == count_cost(subject.trace).macs
+    return plan
+
+
+@pytest.mark.parametrize("name", ["cp-lasso", "chapr-qr", "cap", "weight-l2-ls", "first-k"])
+def test_a_recipe_meets_its_budget_and_its_network_can_be_built_again(subject: Subject, name: str) -> None:
+    result, told = cooked(subject, name, {"macs": 0.6})
+    plan = check(subject, result)
+    assert 0.4 < count_cost(subject.trace, plan).macs / count_cost(subject.trace).macs <= 0.6
+    fractions = [fraction for fraction, _, _ in told]
+    assert fractions == sorted(fractions)
+    assert repair_of(result) == AS_CUT if name == "first-k" else repair_of(result) != AS_CUT
+    keys = {"cp-lasso": "coefficients", "chapr-qr": "diagonal", "cap": "left"}
+    if name in keys:
+        paths = [story["path"] for story in result["stories"] if story["path"]]
+        assert paths and all(keys[name] in path for path in paths)
+        assert all(story["rebuilt_error"] <= story["raw_error"] + 1e-9 for story in result["stories"])
+
+
+def test_the_way_down_is_told_and_a_cancel_leaves_what_was_complete(subject: Subject) -> None:
+    with pytest.raises(Cancelled) as stopped:
+        cooked(subject, "taylor-iterative", {"macs": 0.5}, stop_at=12)
+    left: Any = stopped.value.partial
+    assert all(point["kind"] == "maps" for point in left["curve"]) and left["curve"]
+    assert json.dumps(left)
+    plan = Plan.from_json(left["plan"])
+    module, _ = build_any(subject, plan, repair_of(left))
+    assert evaluate_model(module, subject.data.selection).images > 0
+
+
+def test_a_recipe_of_ones_own_and_a_short_training(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    from core import recipe_runs
+
+    original = recipe_runs.finetune_model
+    asked: list[float] = []
+
+    def train(module: Any, data: Any, **options: Any) -> Any:
+        asked.append(options["seconds"])
+        return original(module, data, **{**options, "seconds": None, "epochs": 1})
+
+    monkeypatch.setattr(recipe_runs, "finetune_model", train)
+    own = {
+        "loop": "front-to-back",
+        "groups": "inside",
+        "ratios": "uniform",
+        "criterion": "qr",
+        "solver": "compensation",
+    }
+    assert set(own) == {part.field for part in own_choices()}
+    result, _ = cooked(subject, OWN, {"params": 0.5}, finetune=30, **own)
+    check(subject, result)
+    assert asked == [30.0] and any("Fine-tuning" in line for line in result["log"])
+    with pytest.raises(CoreError):
+        cooked(subject, "no such recipe", {"params": 0.5})
+
+
+def test_the_page_hears_nothing_of_the_report_images(subject: Subject) -> None:
+    result, _ = cooked(subject, "first-k", {"macs": 0.6})
+    assert result["accuracy"]["images"] == len(subject.data.selection) and PARTS[2] == "report"
+    assert "report" not in result["accuracy"]["data"] + result["dense_accuracy"]["data"]
+
+
+def test_cards_say_something_of_every_recipe() -> None:
+    cards = recipe_cards()
+    assert len({card.title for card in cards}) == len(cards)
+    assert all(card.summary and card.source and len(card.steps) >= 3 for card in cards)
+    for part in own_choices():
+        assert part.default in {row.name for row in part.rows} and len({row.name for row in part.rows}) == len(
+            part.rows
+        )
+
+
+def test_anything_else_has_no_picture() -> None:
+    assert curve_json(None) == curve_json([1, "two"]) == stories_json(3) == stories_json([object()]) == []
