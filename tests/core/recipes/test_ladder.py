@@ -88,3 +88,15 @@ def test_a_cancel_at_any_call_keeps_the_rungs_that_stand(known: Known, ladder: t
 def test_an_unknown_rung_is_named(known: Known) -> None:
     with pytest.raises(CoreError, match="batchnorm"):
         climb_ladder(*known, rungs=("batchnrm",))
+
+
+def test_fine_tuning_starts_from_the_best_rung(known: Known, ladder: tuple[Rung, ...]) -> None:
+    before = [fingerprint_state(rung.module.state_dict()) for rung in ladder]
+    course = {"epochs": 1, "lr": 1e-4, "batch_size": 64, "augment": "none"}
+    first, again = (climb_ladder(*known, rungs=("finetune",), finetune=course, standing=ladder)[0] for _ in range(2))
+    best = max(ladder, key=lambda rung: (rung.accuracy.correct, -rung.accuracy.loss))
+    assert first.name == "finetune" and first.plan == best.plan and "fine-tuned" in first.plan.origin
+    assert first.accuracy.value >= best.accuracy.value - 0.05, "one epoch at a small rate from there"
+    assert fingerprint_state(first.module.state_dict()) != fingerprint_state(best.module.state_dict())
+    assert fingerprint_state(first.module.state_dict()) == fingerprint_state(again.module.state_dict())
+    assert [fingerprint_state(rung.module.state_dict()) for rung in ladder] == before
