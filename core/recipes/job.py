@@ -90,10 +90,13 @@ class Job:
         if self.cancelled is not None and self.cancelled():
             raise Cancelled("The recipe was cancelled.")
 
-    def within(self, start: float, stop: float) -> Callable[..., None]:
-        """A progress callback for a part of the work: its fractions become ``start`` to ``stop``."""
+    def within(self, start: float, stop: float, *, curve: bool = False) -> Callable[..., None]:
+        """A progress callback for a part of the work: its fractions become ``start`` to ``stop``. curve: what it is
+        given besides is how the loop went so far."""
 
-        def told(fraction: float, message: str, *_: Any) -> None:
+        def told(fraction: float, message: str, partial: Any = (), *_: Any) -> None:
+            if curve:
+                self.known = replace(self.known, curve=tuple(partial or ()))
             self.report(start + (stop - start) * fraction, message)
 
         return told

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
+
 from core.apply import prune_model
+from core.apply.front_to_back import rebuild_plan
 from core.apply.iterative import prune_iteratively
 from core.apply.soft import train_softly
 from core.errors import PlanError
@@ -13,7 +16,9 @@ from core.measure.residuals import measure_residuals
 from core.plan.limits import Limits
 from core.plan.search import search_counts
 from core.plan.structural import search_structure
-from core.recipes.job import RESIDUAL_IMAGES, Built, Job
+from core.plan.targets import in_order
+from core.recipes.compensated import CompensatedNetwork
+from core.recipes.job import RESIDUAL_IMAGES, SELECT_IMAGES, TRIAL_IMAGES, Built, Job
 from core.records import Plan
 from core.registry import Registry, Row
 
@@ -48,17 +53,24 @@ def structural_search(job: Job) -> Made:
     """CaP: with an accuracy to keep and nothing else, halve towards the most that each layer can lose."""
     if set(job.budget) != {"accuracy_drop"}:
         return front_to_back(job)
-    job.tell(0.05, "Binary search, layer by layer, on selection images")
+    job.tell(0.05, "Reading statistics of the dense network")
+    images = job.data.selection.take(torch.arange(min(SELECT_IMAGES, len(job.data.selection))))
+    network = CompensatedNetwork(
+        job.trace, job.groups, job.few(TRIAL_IMAGES), images, seed=job.seed, cancelled=job.cancelled
+    )
+    job.tell(0.15, "Binary search, layer by layer, on selection images")
 
     def told(fraction: float, message: str, steps: tuple[Any, ...]) -> None:
-        job.tell(0.05 + 0.75 * fraction, message, curve=steps)
+        job.tell(0.15 + 0.65 * fraction, message, curve=steps)
 
-    counts, steps = search_structure(
-        job.groups, lambda counts: job.measure(counts, job.build_walking, 0.05), job.budget["accuracy_drop"],
-        on_progress=told,
-    )  # fmt: skip
+    groups = in_order(job.trace, job.groups)
+    counts, steps = search_structure(groups, network.measure, job.budget["accuracy_drop"], on_progress=told)
     job.tell(0.8, "Compensating", counts=counts, curve=steps)
-    return job.build_walking(counts, FINAL_IMAGES, job.within(0.8, 0.9)), steps
+    found = rebuild_plan(
+        job.loaded.module, job.trace, network.plan(counts), job.few(FINAL_IMAGES), solver=job.recipe.solver,
+        seed=job.seed, on_progress=job.within(0.8, 0.9), cancelled=job.cancelled,
+    )  # fmt: skip
+    return Built(found.plan, found.module, found.stories), steps
 
 
 def search(job: Job) -> Made:
@@ -95,7 +107,7 @@ def iterative(job: Job) -> Made:
     units = sum(group.units for group in job.trace.prunable)
     options = {"per_step": max(1, round(units / 100)), **job.recipe.options}
     found = prune_iteratively(
-        job.loaded.module, job.trace, job.data, met, seed=job.seed, on_progress=job.within(0.05, 0.9),
+        job.loaded.module, job.trace, job.data, met, seed=job.seed, on_progress=job.within(0.05, 0.9, curve=True),
         cancelled=job.cancelled, **options,
     )  # fmt: skip
     return Built(found.plan, found.module), found.curve
@@ -109,7 +121,7 @@ def soft(job: Job) -> Made:
     rates = {name: (units[name] - kept) / units[name] for name, kept in counts.items()}
     job.tell(0.1, "Training, the faintest filters silenced after every epoch")
     found = train_softly(
-        job.loaded.module, job.trace, job.data, rates, seed=job.seed, on_progress=job.within(0.1, 0.9),
+        job.loaded.module, job.trace, job.data, rates, seed=job.seed, on_progress=job.within(0.1, 0.9, curve=True),
         cancelled=job.cancelled, **job.recipe.options,
     )  # fmt: skip
     return Built(found.plan, prune_model(found.module, job.trace, found.plan)), found.log

@@ -41,9 +41,16 @@ def subject() -> Subject:
 
 
 def cooked(
-    subject: Subject, recipe: str, budget: dict[str, float], *, finetune: int = 0, stop_at: int = 10**9, **own: Any
+    subject: Subject,
+    recipe: str,
+    budget: dict[str, float],
+    *,
+    finetune: int = 0,
+    stop_at: int = 10**9,
+    told: list[tuple[float, str, Any]] | None = None,
+    **own: Any,
 ) -> tuple[dict[str, Any], list[tuple[float, str, Any]]]:
-    told: list[tuple[float, str, Any]] = []
+    told = [] if told is None else told
     result = cook(
         subject.model_source, subject.weights, "random", recipe, own, budget, finetune, 0,
         lambda fraction, message="", partial=None: told.append((fraction, message, partial)),
@@ -79,9 +86,12 @@ def test_a_recipe_meets_its_budget_and_its_network_can_be_built_again(subject: S
 
 
 def test_the_way_down_is_told_and_a_cancel_leaves_what_was_complete(subject: Subject) -> None:
+    told: list[tuple[float, str, Any]] = []
     with pytest.raises(Cancelled) as stopped:
-        cooked(subject, "taylor-iterative", {"macs": 0.5}, stop_at=12)
+        cooked(subject, "taylor-iterative", {"macs": 0.5}, stop_at=8, told=told)
     left: Any = stopped.value.partial
+    seen = [len(partial["curve"]) for _, _, partial in told if partial]
+    assert seen and seen == sorted(set(seen)), "told while it goes on, and only when there is more to see"
     assert all(point["kind"] == "maps" for point in left["curve"]) and left["curve"]
     assert json.dumps(left)
     plan = Plan.from_json(left["plan"])
