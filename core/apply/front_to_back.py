@@ -8,7 +8,7 @@ of its readers together.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,6 +19,11 @@ from core.apply.choosers import CHOOSERS, Choice, Seen
 from core.apply.fitting import Rows, compensate_moments, fit_rows
 from core.apply.lockstep import Lockstep, Positions
 from core.apply.sites import Sampler, Site, find_sites
+from core.apply.stories import SOLVERS as SOLVERS
+from core.apply.stories import LayerStory as LayerStory
+from core.apply.stories import Rebuilt as Rebuilt
+from core.apply.stories import Settings as Settings
+from core.apply.stories import blend_images
 from core.apply.surgery import check_plan, kept_positions, prune_model
 from core.apply.walk import calibration_batches
 from core.errors import Cancelled, PlanError
@@ -26,69 +31,17 @@ from core.measure.importance import CRITERIA, score_channels
 from core.measure.importance.criteria import add_by_unit
 from core.records import ImageData, Plan, Trace
 from core.registry import unknown_name
-from core.solvers.least_squares import RIDGE, Moments
+from core.solvers.least_squares import Moments
 from core.trace.copies import copy_with
 from core.trace.hiding import hidden_state
 from core.trace.sites import read_sites
 
-SOLVERS = ("least-squares", "compensation")
-IMAGES, POSITIONS = 5000, 10  # as in He, Zhang, Sun 2017
 MOST_INPUTS = 8192  # a layer that reads more is left as pruned: its moments would not fit in memory
 JOINT = {"lasso": "lasso", "qr": "qr", "greedy": "cap"}  # the same choice for all readers of a group together
 JOINT_IMAGES, RENORM_IMAGES = 512, 2048
 
 Progress = Callable[..., None]
 Stop = Callable[[], bool]
-
-
-@dataclass(frozen=True)
-class LayerStory:
-    """What happened at one layer. group: the group chosen there ("" when it only was fitted again); order: its units
-    as the method would keep them; path: what a page draws. Errors: mean squared error of what the layer gives, over its
-    variance, before and after its weights were rebuilt."""
-
-    group: str
-    layer: str
-    method: str
-    kept: int
-    units: int
-    order: tuple[int, ...]
-    raw_error: float
-    rebuilt_error: float
-    rows: int
-    path: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Rebuilt:
-    """The units kept, the new network of exactly that shape, and a story per layer, in the order they were rebuilt."""
-
-    plan: Plan
-    module: nn.Module
-    stories: tuple[LayerStory, ...]
-
-
-@dataclass(frozen=True)
-class Settings:
-    """solver: one of SOLVERS, or None to only choose. correct_branches: fit the last layer of a branch to what the
-    whole sum should be. rectify: rounds of least squares that heed the ReLU behind a layer. refit: also fit layers that
-    lost no input but read changed ones. rescale: scale a compensated layer's outputs to their old variance. blend: mix
-    every image with another one. A network has learned its training images by heart; of blends it is less sure, and
-    what it computes for them is more like what it computes for unseen images. renorm: at the end, take the statistics
-    of all batch norms behind a change anew."""
-
-    solver: str | None = "least-squares"
-    correct_branches: bool = True
-    rectify: int = 0
-    refit: bool = False
-    rescale: bool = False
-    blend: bool = False
-    renorm: bool = False
-    images: int = IMAGES
-    positions: int = POSITIONS
-    ridge: float = RIDGE
-    batch_size: int = 64
-    seed: int = 0
 
 
 def choose_and_rebuild(
@@ -140,15 +93,6 @@ def rebuild_plan(
     walk.kept = {name: units for name, units in plan.kept.items() if len(units) < trace.group(name).units}
     walk.method = "plan"
     return replace(walk.run(), plan=plan)
-
-
-def blend_images(batches: list[Tensor], seed: int) -> list[Tensor]:
-    """Every image x as s x + (1 - s) x', with another image x' and s between 1/2 and 1, both random."""
-    images = torch.cat(batches)
-    generator = torch.Generator().manual_seed(seed)
-    other = torch.randperm(len(images), generator=generator).to(images.device)
-    share = 0.5 + 0.5 * torch.rand(len(images), *[1] * (images.dim() - 1), generator=generator).to(images)
-    return list((share * images + (1 - share) * images[other]).split(len(batches[0])))
 
 
 class FrontToBack:

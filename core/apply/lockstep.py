@@ -90,8 +90,8 @@ class Lockstep:
             return
         x_slot = step.args[0].slot
         x, place = env[x_slot], kept.nonzero().flatten().to(env[x_slot].device)
-        env[x_slot] = x.index_select(1, place)
-        narrow = {**self.edits, name: self.state(name).index_select(1, place)}
+        env[x_slot] = x[:, place]
+        narrow = {**self.edits, name: self.state(name)[:, place]}
         self.replay.run_step(index, env, narrow)
         if x_slot in env:
             env[x_slot] = x

@@ -136,7 +136,7 @@ class Sampler:
         if step.name != "convolution":
             return _tokens(x, where)[:, place.to(x.device)]
         if len(place) < x.shape[1]:
-            x = x.index_select(1, place.to(x.device))
+            x = x[:, place.to(x.device)]
         kernel = self.pair.replay.state[site.weight].shape[2:]
         return take_patches(x, step, kernel, self.pair.tape.shapes[site.behind.output][2:], where)
 
