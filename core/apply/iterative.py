@@ -97,27 +97,13 @@ def prune_iteratively(
     run = _Run(trainer, trace, Reading(trace, form), watch, flops_lambda)
     last: Iterated | None = None
     try:
-        run.look(0, (), None)
-        last = run.result(complete=False)
-        while not met(run.plan):
-            step = len(run.curve)
-            with trainer.running():
-                loss = run.train(step, updates)
-            removed = run.remove(per_step, met)
-            if not removed:
-                raise _out_of_reach(trace, run.plan)
-            run.look(step, removed, loss, final=met(run.plan))
-            last = run.result(complete=False)
-            if on_progress is not None:
-                on_progress(run.share(budget), run.message(), tuple(run.curve))
-        if len(run.curve) > 1:  # the last removal too is trained for
-            with trainer.running():
-                run.train(len(run.curve), updates)
-            run.look_again()
+        for last in run.steps(met, per_step, updates):
+            if on_progress is not None and len(last.curve) > 1:
+                on_progress(run.share(budget), run.message(), last.curve)
+        return run.finish(updates)
     except Cancelled as stop:
         done = 0 if last is None else len(last.curve) - 1
         raise Cancelled(f"Iterative pruning was cancelled after {done} removals.", last) from stop
-    return run.result(complete=True)
 
 
 class _Run:
@@ -138,6 +124,29 @@ class _Run:
         self.looked_at = math.inf
         self.plan = Plan({})
         reading.follow(trainer.module, self.plan)
+
+    def steps(self, met: Callable[[Plan], bool], per_step: int, updates: int) -> Iterator[Iterated]:
+        """Before the first removal, and after each, until ``met``: what there is."""
+        self.look(0, (), None)
+        yield self.result(complete=False)
+        while not met(self.plan):
+            step = len(self.curve)
+            with self.trainer.running():
+                loss = self.train(step, updates)
+            removed = self.remove(per_step, met)
+            if not removed:
+                raise _out_of_reach(self.trace, self.plan)
+            self.look(step, removed, loss, final=met(self.plan))
+            yield self.result(complete=False)
+
+    def finish(self, updates: int) -> Iterated:
+        """The last removal too is trained for."""
+        if len(self.curve) > 1:
+            with self.trainer.running():
+                self.train(len(self.curve), updates)
+            point = self.curve.pop()
+            self.look(point.step, point.removed, point.loss, final=True)
+        return self.result(complete=True)
 
     def train(self, step: int, updates: int) -> float:
         """``updates`` minibatches, whose scores replace the former ones; their mean loss."""
@@ -217,11 +226,6 @@ class _Run:
             self.looked_at = macs
         maps = sum(map(len, self.kept.values()))
         self.curve.append(IterationPoint(step, maps, macs, removed, loss, accuracy))
-
-    def look_again(self) -> None:
-        """The last point once more, after its updates."""
-        point = self.curve.pop()
-        self.look(point.step, point.removed, point.loss, final=True)
 
     def share(self, budget: Budget) -> float:
         """How far the way to the budget is gone, in 0..1."""

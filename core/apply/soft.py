@@ -7,7 +7,7 @@ He, Kang, Dong, Fu, Yang 2018, Soft Filter Pruning for Accelerating Deep Convolu
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,6 @@ from core.trace.graph import Ref, Tape
 PRETRAINED_RATE = 0.1  # of the learning rate, for a network that was trained before (section 4.1)
 SETTLE = 0.5
 GAIN, FAINT = 5.0, 3e-3  # what a unit's batch norm wakes with: gain against the former one, and shift
-Zeroed = dict[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
@@ -89,14 +88,7 @@ def train_softly(
     last complete epoch as ``partial``.
     """
     counts = silent_counts(trace, rate)
-    if start not in ("weights", "scratch"):
-        raise TrainError(f"start: expected 'weights' or 'scratch', found {start!r}.")
-    if not 0.0 <= settle <= 1.0:
-        raise TrainError(f"settle: expected a share in 0..1, found {settle}.")
-    chosen = Course(**course)
-    factor = PRETRAINED_RATE if start == "weights" else 1.0
-    taught = Course(**{**course, "lr": chosen.lr * factor})
-    fresh = module if start == "weights" else reset_weights(module, chosen.seed)
+    fresh, taught = _begin(module, start, settle, course)
     log: list[SoftEpoch] = []
 
     def tell(share: float, message: str, _: object = None) -> None:
@@ -122,9 +114,21 @@ def train_softly(
     return Softened(last.module, last.plan, last.log, True)
 
 
+def _begin(module: nn.Module, start: str, settle: float, course: Mapping[str, Any]) -> tuple[nn.Module, Course]:
+    """The network that training starts from, and the course with the learning rate that suits it."""
+    if start not in ("weights", "scratch"):
+        raise TrainError(f"start: expected 'weights' or 'scratch', found {start!r}.")
+    if not 0.0 <= settle <= 1.0:
+        raise TrainError(f"settle: expected a share in 0..1, found {settle}.")
+    chosen = Course(**course)
+    if start == "scratch":
+        return reset_weights(module, chosen.seed), chosen
+    return module, replace(chosen, lr=PRETRAINED_RATE * chosen.lr)
+
+
 class _SoftRun:
-    """What soft pruning keeps beside the trainer. ``waking``: gamma, beta and the like, by name, as they
-    are when the next epoch starts."""
+    """What soft pruning keeps beside the trainer. ``waking``: gamma, beta and the like, by name, as they are
+    when the next epoch starts."""
 
     def __init__(
         self,
@@ -147,7 +151,7 @@ class _SoftRun:
         changed = sum(len(set(units) - set(before.get(name, ()))) for name, units in zeroed.items())
         if self.watch is not None:
             watched = accuracy_of(self.trainer.module, self.watch, self.trainer.stop_if_asked)
-            epoch = EpochLog(**{**vars(epoch), "watched": watched})
+            epoch = replace(epoch, watched=watched)
         self.log.append(SoftEpoch(epoch, zeroed, changed))
 
     def wake(self) -> None:
@@ -183,7 +187,7 @@ class _SoftRun:
         for number, epoch in enumerate(self.trainer.logs):
             changed, watched = kept[f"log.{number}"].tolist()
             if watched == watched:
-                epoch = EpochLog(**{**vars(epoch), "watched": watched})
+                epoch = replace(epoch, watched=watched)
             zeroed = {name: tuple(kept[f"zeroed.{number}.{name}"].tolist()) for name in self.counts}
             self.log.append(SoftEpoch(epoch, zeroed, int(changed)))
         start = "waking."
