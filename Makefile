@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-warn-sc
 TEST_ENV := OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} PYTHONDONTWRITEBYTECODE=1
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check format lint types bench many-nets bench-trace bench-measure demos clean
+.PHONY: help run test check format lint types bench many-nets bench-trace bench-measure bench-papers demos clean
 
 help:
 	@echo "make run     open Prunescope in the browser (first time: install into $(VENV))"
@@ -18,6 +18,7 @@ help:
 	@echo "make bench   run every benchmark in tests/bench"
 	@echo "make bench-trace   trace and prune 120 networks beside Torch-Pruning (ARGS=--help tells more)"
 	@echo "make bench-measure scan sensitivity beside the naive way, with the lower bound (ARGS=--help tells more)"
+	@echo "make bench-papers  the papers' recipes and baselines on equal terms (ARGS=--help tells more)"
 	@echo "make many-nets     hold the law on 20,000 random networks, once (ARGS=--help tells more)"
 	@echo "make demos   train the demo networks again and scan them"
 	@echo "make clean   remove $(VENV) and caches"
@@ -53,6 +54,9 @@ bench-trace: $(VENV)/.bench
 
 bench-measure: $(VENV)/.bench
 	@$(BIN)/python tests/bench/bench_measure.py $(ARGS)
+
+bench-papers: $(VENV)/.bench
+	@$(BIN)/python tests/bench/bench_papers.py $(ARGS)
 
 many-nets: $(VENV)/.test
 	@$(TEST_ENV) $(BIN)/python tests/bench/many_nets.py $(ARGS)

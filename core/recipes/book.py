@@ -38,7 +38,8 @@ def list_recipes() -> list[Row[Recipe]]:
 
 RECIPES.add(
     Row("balanced-rebuild",
-        Recipe("greedy", "rebuilt-error", "least-squares", "gathers", "search"),
+        Recipe("greedy", "rebuilt-error", "least-squares", "gathers", "search",
+               {"rectify": 3, "refit": True, "blend": True}),
         "Balanced rebuilding (ours)",
         "Widths where rebuilding leaves least error for what is saved, corrected by measuring whole rebuilt networks; "
         "CaP's order, CP's walk with gathers.",
@@ -46,7 +47,7 @@ RECIPES.add(
 )  # fmt: skip
 RECIPES.add(
     Row("cp-lasso",
-        Recipe("lasso", "rebuilt-error", "least-squares", "gathers", "front-to-back"),
+        Recipe("lasso", "rebuilt-error", "least-squares", "gathers", "front-to-back", {"blend": True}),
         "CP: LASSO and least squares",
         "Layer by layer, LASSO chooses the channels and least squares rebuilds the next layer, shortcuts included. "
         "Widths by equal marginal error; the paper's own are 'Shallow : deep = 1 : 1.5'.",
@@ -54,7 +55,7 @@ RECIPES.add(
 )  # fmt: skip
 RECIPES.add(
     Row("chapr-qr",
-        Recipe("qr", "rebuilt-error", "least-squares", "gathers", "front-to-back"),
+        Recipe("qr", "rebuilt-error", "least-squares", "gathers", "front-to-back", {"blend": True}),
         "CHaPR: pivoted QR",
         "Channels whose contributions span the others' stay; then least squares. Reconstructed from the abstract; "
         "widths ours.",
@@ -62,7 +63,8 @@ RECIPES.add(
 )  # fmt: skip
 RECIPES.add(
     Row("cap",
-        Recipe("greedy", "rebuilt-error", "compensation", "gathers", "structural-search"),
+        Recipe("greedy", "rebuilt-error", "compensation", "gathers", "structural-search",
+               {"blend": True, "renorm": True}),
         "CaP: greedy order and compensation",
         "Channels are ranked by what the rest can make up for; the next layers' weights follow in closed form. An "
         "accuracy to keep starts the paper's binary search; other budgets are met by equal marginal error.",

@@ -22,7 +22,7 @@ from core.recipes.job import RESIDUAL_IMAGES, SELECT_IMAGES, TRIAL_IMAGES, Built
 from core.records import Plan
 from core.registry import Registry, Row
 
-FINAL_IMAGES = 2048  # calibration images of the network that is given back
+FINAL_IMAGES = 5000  # at most: calibration images of the network that is given back
 Made = tuple[Built, tuple[Any, ...]]  # the network, and the curve of how the loop came there
 LOOPS: Registry[Callable[[Job], Made]] = Registry("loop")
 

@@ -1,0 +1,115 @@
+"""The papers' recipes and baselines on equal terms: `make bench-papers`.
+
+Every measurement runs in a process of its own: a network, a way to prune it, a share of the dense MACs. CIFAR
+ResNet-20 and -56 need ../shared (weights and images); without it only the demo networks run.
+
+    make bench-papers ARGS="--only cifar/resnet56 --methods cp-lasso cap --budgets 0.5"
+    make bench-papers ARGS="--resume"        go on where a run stopped (build/bench-papers.json)
+    make bench-papers ARGS="--write-docs"    also write assets/bench/papers.md and the charts
+    make bench-papers ARGS="--finetune 60"   also after so many seconds of fine-tuning each
+
+Exits with an error when a bar is missed for certain. The full run takes hours.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from tests.bench.bench_trace import describe, read, setting, write
+from tests.bench.papers_report import bars, line, write_docs
+from tests.bench.papers_worker import DEMO_DATA, PEERS, SHARED
+
+ROOT = Path(__file__).resolve().parents[2]
+WORKER = Path(__file__).with_name("papers_worker.py")
+RESULTS = ROOT / "build" / "bench-papers.json"
+CIFAR = ("cifar/resnet20", "cifar/resnet56")
+BUDGETS = ("0.7", "0.5", "0.35", "0.25")
+OURS = (
+    "balanced-rebuild", "cp-lasso", "chapr-qr", "cap", "weight-l2", "weight-l2-ls", "first-k", "first-k-ls", "random",
+    "random-ls", "taylor-iterative", "sfp",
+)  # fmt: skip
+
+
+def main() -> int:
+    options = arguments()
+    networks = list(options.only or (*CIFAR, *DEMO_DATA))
+    if not (SHARED / "models").is_dir():
+        left_out = [name for name in networks if name.startswith("cifar/")]
+        if left_out:
+            print(f"Left out: {', '.join(left_out)}. Their weights and images are not beside the project (../shared).")
+        networks = [name for name in networks if name not in left_out]
+    methods = list(options.methods or OURS)
+    if not options.methods and importlib.util.find_spec("torch_pruning") is not None:
+        methods += [name for peer in PEERS for name in (peer, f"{peer}+bn")]
+    results = read(options.json) if options.resume or options.report else {}
+    results["setting"] = setting(options.threads) if not options.report else results.get("setting", setting(2))
+    results.setdefault("networks", {})
+    print(describe(results["setting"]), flush=True)
+    for network in [] if options.report else networks:
+        for budget in options.budgets:
+            for method in methods:
+                here = results["networks"].setdefault(network, {}).setdefault(method, {})
+                if not (options.resume and budget in here):
+                    here[budget] = run_one(network, method, budget, options)
+                    write(options.json, results)
+                print(line(network, method, budget, here[budget]), flush=True)
+    lines, missed = bars(results["networks"])
+    print("\n" + "\n".join(lines))
+    if options.write_docs:
+        told = f"{describe(results['setting'])}; commit {commit()}"
+        for path in write_docs(results["networks"], lines, told, ROOT / "assets" / "bench"):
+            print(f"wrote {path.relative_to(ROOT)}")
+    return int(missed)
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", metavar="NETWORK")
+    parser.add_argument("--methods", nargs="+", metavar="METHOD", help="recipes, or peer-l1, peer-l1+bn and the like")
+    parser.add_argument("--budgets", nargs="+", default=list(BUDGETS), help="shares of the dense MACs")
+    parser.add_argument("--finetune", type=float, default=0.0, metavar="SECONDS", help="also fine-tune (default: not)")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--limit", type=float, default=1800, help="seconds one measurement may take (default 1800)")
+    parser.add_argument("--json", type=Path, default=RESULTS, help="where results go (default build/bench-papers.json)")
+    parser.add_argument("--resume", action="store_true", help="keep what the file has, run what it lacks")
+    parser.add_argument("--report", action="store_true", help="run nothing: judge what the file has")
+    parser.add_argument("--write-docs", action="store_true", help="write assets/bench/papers.md and its charts")
+    return parser.parse_args()
+
+
+def run_one(network: str, method: str, budget: str, options: argparse.Namespace) -> dict[str, Any]:
+    """What the worker found, or why it found nothing."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(options.threads)}
+    with tempfile.TemporaryDirectory(prefix="prunescope-bench-") as folder:
+        out = Path(folder) / "result.json"
+        command = [sys.executable, str(WORKER), network, method, budget, str(options.finetune)]
+        command += [str(options.seed), str(options.threads), str(out)]
+        try:
+            done = subprocess.run(
+                command, cwd=ROOT, env=environment, timeout=options.limit, capture_output=True, text=True, check=False
+            )
+            why = (done.stderr.strip().splitlines() or [f"ended with code {done.returncode}"])[-1]
+        except subprocess.TimeoutExpired:
+            why = f"stopped after {options.limit:.0f} s"
+        return read(out) or {"error": why}
+
+
+def commit() -> str:
+    found = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    return found.stdout.strip() or "unknown"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
