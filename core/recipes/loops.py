@@ -68,7 +68,7 @@ def structural_search(job: Job) -> Made:
     job.tell(0.8, "Compensating", counts=counts, curve=steps)
     found = rebuild_plan(
         job.loaded.module, job.trace, network.plan(counts), job.few(FINAL_IMAGES), solver=job.recipe.solver,
-        seed=job.seed, on_progress=job.within(0.8, 0.9), cancelled=job.cancelled,
+        seed=job.seed, on_progress=job.within(0.8, 0.9), cancelled=job.cancelled, **job.recipe.options,
     )  # fmt: skip
     return Built(found.plan, found.module, found.stories), steps
 
