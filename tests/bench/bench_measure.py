@@ -1,14 +1,21 @@
 """What a sensitivity scan costs, beside the naive way: `make bench-measure` (ARGS="cifar/resnet56 --threads 1").
 
-The naive way builds a pruned copy for every point and evaluates all images with it, in batches of 128. Both do the
-same points on the same images in one run, the scan once before and once after; the values must be equal. The lower
-bound is the arithmetic of the partial re-runs at the rate at which this machine does the dense network's convolutions
-and products alone, measured in the same run. Times are wall clock and, for machines that are shared, CPU time.
+The naive way builds a pruned copy for every point and evaluates all images with it, in batches of 128: with our own
+surgery, unchecked; with Torch-Pruning where it is installed; and with masks, at full width. All do the same points on
+the same images in one run, the scan once before and once after; the values must be equal. The lower bound is the
+arithmetic of the partial re-runs at the rate at which this machine does the dense network's convolutions and products
+alone, measured in the same run. Times are wall clock and, for machines that are shared, CPU time.
+
+`--ranking`: how well a scan that was stopped at 30 % of its work ranks the groups, as Spearman correlations with the
+whole scan: by what the page shows (how much of each group can go within a limit) and by the loss at each width.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
+import importlib.util
+import math
 import os
 import statistics
 import sys
@@ -23,9 +30,11 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import torch
 import torch.nn.functional as F
+from scipy.stats import spearmanr
 from torch import nn
 
 from core.apply import mask_model, prune_model
+from core.curves import Limit, rank_groups
 from core.load import load_data, load_model
 from core.measure.forks import ForkEngine
 from core.measure.importance import score_channels
@@ -37,6 +46,8 @@ SHARED = Path(__file__).parents[3] / "shared"
 NETS = ("demo/digits-vgg", "demo/digits-resnet", "cifar/resnet20", "cifar/resnet56", "torchvision/resnet50")
 FRACTIONS = tuple(round(0.1 * step, 1) for step in range(1, 10))
 EVALUATION_BATCH = 128
+EFFORT = 0.3
+LIMITS = (Limit("accuracy", 0.01), Limit("loss", 0.1))  # what the page starts with
 
 
 @dataclass
@@ -123,6 +134,33 @@ def pruned(module: nn.Module, trace: Trace, plan: Plan) -> nn.Module:
     return prune_model(module, trace, plan, verify=False)
 
 
+def by_peer(module: nn.Module, trace: Trace, plan: Plan) -> nn.Module:
+    """As ``pruned``, by Torch-Pruning: its dependency graph knows which layers go together."""
+    import torch_pruning
+
+    result = copy.deepcopy(module)
+    for group_id, kept in plan.kept.items():
+        group = trace.group(group_id)
+        graph = torch_pruning.DependencyGraph().build_dependency(result, example_inputs=trace.example)
+        layer = result.get_submodule(group.layers[0])
+        prune = torch_pruning.prune_conv_out_channels
+        if isinstance(layer, nn.Linear):
+            prune = torch_pruning.prune_linear_out_channels
+        gone = sorted(set(range(group.units)) - set(kept))
+        graph.get_pruning_group(layer, prune, idxs=gone).prune()
+    return result
+
+
+def ways() -> dict[str, tuple[Callable[..., nn.Module], int]]:
+    """Naive ways, and how many times fewer points each does than the first: they differ by little."""
+    found = {"pruned copies": (pruned, 1), "masked copies": (mask_model, 8)}
+    if importlib.util.find_spec("torch_pruning") is None:
+        print("  Torch-Pruning is not installed: left out")
+    else:
+        found["Torch-Pruning"] = (by_peer, 8)
+    return found
+
+
 def scan(case: Case, times: Times, first: list[float]) -> Sensitivity:
     """One whole scan. first: seconds until every group had a curve, wall clock and CPU."""
     began, cpu = time.perf_counter(), time.process_time()
@@ -205,8 +243,8 @@ def ratio(a: Times, b: Times, share: float = 1.0) -> str:
 def bench(case: Case, threads: int, every: int, *, once: bool) -> bool:
     torch.set_num_threads(threads)
     print(f"\n{case.name}: {len(case.groups)} groups x {len(FRACTIONS)} fractions x {len(case.data)} images, "
-          f"{threads} thread{'s' if threads > 1 else ''}", flush=True)  # fmt: skip
-    ours, ways, first = Times(), {"pruned copies": Times(), "masked copies": Times()}, []
+          f"{threads} thread{'s' if threads > 1 else ''}, load {os.getloadavg()[0]:.1f}", flush=True)  # fmt: skip
+    ours, first = Times(), []
     memory = PeakMemory() if Path("/proc/self/statm").exists() else None
     if memory:
         memory.start()
@@ -215,28 +253,59 @@ def bench(case: Case, threads: int, every: int, *, once: bool) -> bool:
     if memory:
         memory.over.set()
         print(f"  memory over the model and images    {(memory.peak - memory.before) / 2**30:.2f} GiB")
-    with ways["pruned copies"].running():
-        expected = naive(case, pruned, every)
-    share = len(expected) / sum(len(points) - 1 for points in found.points.values())
-    with ways["masked copies"].running():
-        masked = naive(case, mask_model, 9 * every)
+    took: dict[str, tuple[Times, float]] = {}
+    wrong, worst, points = 0, 0.0, sum(len(points) - 1 for points in found.points.values())
+    for name, (way, fewer) in ways().items():
+        times = Times()
+        with times.running():
+            expected = naive(case, way, every * fewer)
+        took[name] = times, len(expected) / points
+        differ, far = compare(found, expected, len(case.data))
+        wrong, worst = wrong + differ, max(worst, far)
     again = lower_bound(case)[1]
     if not once:
         scan(case, ours, first)
-    wrong, worst = compare(found, expected, len(case.data))
     bound = work / statistics.median([rate, again])
-    cpu = statistics.median(ours.cpu)
     print(f"  scan                                {ours}")
-    for name, times in ways.items():
-        part = share if name == "pruned copies" else share * len(masked) / len(expected)
-        print(f"  {name:<14} {part:5.0%} of points  {times};  naive / scan {ratio(times, ours, part)}")
-    print(f"  equal values                        {wrong} of {len(expected)} counts differ, losses within {worst:.1e}")
+    for name, (times, share) in took.items():
+        print(f"  {name:<14} {share:5.0%} of points  {times};  naive / scan {ratio(times, ours, share)}")
+    checked = round(points * sum(share for _, share in took.values()))
+    print(f"  equal values                        {wrong} of {checked} counts differ, losses within {worst:.1e}")
     print(f"  lower bound                         {bound:8.2f} s CPU at {rate / 1e9:.1f} and {again / 1e9:.1f} GMAC/s; "
-          f"scan / bound {cpu / bound:.2f}")  # fmt: skip
-    sooner = statistics.median(ways["pruned copies"].wall) / share / first[0]
+          f"scan / bound {statistics.median(ours.cpu) / bound:.2f}")  # fmt: skip
+    times, share = took["pruned copies"]
+    sooner = statistics.median(times.cpu) / share / first[1]
     print(f"  first curves of all groups          {first[0]:8.2f} s wall, {first[1]:.2f} s CPU; "
-          f"{sooner:.0f}x sooner than the naive scan ends", flush=True)  # fmt: skip
+          f"{sooner:.0f}x sooner (CPU) than the naive one ends; load {os.getloadavg()[0]:.1f}", flush=True)  # fmt: skip
     return wrong == 0 and worst < 1e-5
+
+
+def rank(case: Case) -> None:
+    """Prints how a scan that was stopped early ranks the groups, beside the whole one."""
+    part, whole = (
+        scan_sensitivity(case.trace, case.data, FRACTIONS, case.scores, groups=case.groups, effort=effort)
+        for effort in (EFFORT, 1.0)
+    )
+    print(f"\n{case.name}: ranking of {len(case.groups)} groups, {len(case.data)} images, at {EFFORT:.0%} of the work")
+    for limit in LIMITS:
+        places = []
+        for found in (part, whole):
+            rows = {row.room.id: row.share for row in rank_groups(case.trace, found, limit)}
+            places.append([rows.get(name, math.nan) for name in case.groups])
+        print(f"  share within {limit.amount:g} of {limit.quantity:<9} {agreement(*places)}")
+    shares = [fraction for fraction in FRACTIONS if fraction <= 0.8]
+    added = [[[found.loss_added(name, f) for f in shares] for name in case.groups] for found in (part, whole)]
+    means = [[statistics.mean(row) for row in rows] for rows in added]
+    print(f"  mean loss added              {agreement(*means)}")
+    each = [agreement(*([row[place] for row in rows] for rows in added)) for place in range(len(shares))]
+    print(f"  loss added, width by width   {' '.join(f'{f:g}: {rho}' for f, rho in zip(shares, each, strict=True))}")
+
+
+def agreement(a: list[float], b: list[float]) -> str:
+    """Spearman's correlation, two digits."""
+    if len(set(a)) < 2 or len(set(b)) < 2:
+        return "same" if len(set(a)) == len(set(b)) else "none"
+    return f"{spearmanr(a, b).statistic:.2f}"
 
 
 def main() -> int:
@@ -247,11 +316,14 @@ def main() -> int:
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--every", type=int, default=1, help="naive way on each so-many-th point only")
     parser.add_argument("--once", action="store_true", help="no second scan after the naive one")
+    parser.add_argument("--ranking", action="store_true", help="only: what an early stop says of the ranking")
     asked = parser.parse_args()
     good = True
     for name in asked.nets:
         case = build(name, asked.images, asked.groups)
-        if case is not None:
+        if case is not None and asked.ranking:
+            rank(case)
+        elif case is not None:
             for threads in asked.threads:
                 good &= bench(case, threads, asked.every, once=asked.once)
     return 0 if good else 1
