@@ -178,9 +178,10 @@ class _Forked:
             group = fork.group
             if group.id not in silent:
                 silent[group.id] = self.silence.units(group, env) if self.runs.base.narrowed is None else frozenset()
-            heard = frozenset(fork.kept) - silent[group.id]
-            everything = set(self.runs.plan.kept.get(group.id, range(group.units))) - silent[group.id]
-            found.setdefault((group.id, heard), _Alike([], heard == everything)).forks.append(fork)
+            gone, base = silent[group.id], self.runs.plan.kept.get(group.id, range(group.units))
+            heard = frozenset(fork.kept) - gone if gone else frozenset(fork.kept)
+            everything = bool(gone) and heard == set(base) - gone
+            found.setdefault((group.id, heard), _Alike([], everything)).forks.append(fork)
         return list(found.values())
 
     def _check_base(self, fresh: Env) -> None:

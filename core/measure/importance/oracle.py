@@ -20,7 +20,8 @@ def oracle(request: Request) -> dict[str, Tensor]:
 
     ``change``: "signed" (loss without the unit minus loss with it), "absolute" (oracle-abs of Molchanov et al. 2017,
     arXiv 1611.06440, section 2.1) or "squared" (of the mean loss, as Molchanov et al. 2019, arXiv 1906.10771, equation
-    2). Only what lies behind the first reader is run again, for every unit. Gathers take the values of the channels
+    2). Only what lies behind the first reader is run again, for every unit that is not zero on all images of a batch.
+    Gathers take the values of the channels
     they choose from, unless ``gathers`` is True: then each of their channels is hidden from the one reader alone.
     """
     data = require_images(request.data, "The oracle")
@@ -29,11 +30,11 @@ def oracle(request: Request) -> dict[str, Tensor]:
         raise MeasureError(f"change: expected one of {', '.join(CHANGES)}, found {change!r}.")
     trace = request.trace
     groups = trace.groups if request.options["gathers"] else trace.coupled
-    losses, dense = _losses(request, [fork for group in groups for fork in single_unit_forks(group)])
+    hides = {fork: unit for group in groups for unit, fork in enumerate(single_unit_forks(group))}
+    losses, dense = _losses(request, list(hides))
     total = {group.id: torch.zeros(group.units, dtype=torch.float64) for group in groups}
     for fork, loss in losses.items():
-        hidden = next(unit for unit in range(fork.group.units) if unit not in set(fork.kept))
-        total[fork.group.id][hidden] = (loss - dense) / len(data)
+        total[fork.group.id][hides[fork]] = (loss - dense) / len(data)
     if change == "absolute":
         return {name: values.abs() for name, values in total.items()}
     return {name: values.square() for name, values in total.items()} if change == "squared" else total
@@ -43,7 +44,8 @@ def single_unit_forks(group: Group) -> list[Fork]:
     """One fork per unit, which hides that unit alone; none where nothing reads the group."""
     if not group.by_role("consumer"):
         return []
-    return [Fork(group, tuple(u for u in range(group.units) if u != unit)) for unit in range(group.units)]
+    units = tuple(range(group.units))
+    return [Fork(group, units[:unit] + units[unit + 1 :]) for unit in units]
 
 
 def _losses(request: Request, forks: list[Fork]) -> tuple[dict[Fork, float], float]:
@@ -51,17 +53,20 @@ def _losses(request: Request, forks: list[Fork]) -> tuple[dict[Fork, float], flo
     data = require_images(request.data, "The oracle")
     engine, stop = ForkEngine(request.trace, forks), Latch(request.cancelled)
     losses, dense, done = dict.fromkeys(forks, 0.0), 0.0, 0
-    rounds = -(-len(data) // request.batch_size) * max(1, len(forks))
-    for images, labels in batches(data, torch.arange(len(data)), request.batch_size, request.trace.module):
+    count = -(-len(data) // max(1, request.batch_size))
+    size = -(-len(data) // count) if request.batch_size > 0 else request.batch_size  # which ``batches`` refuses
+    order = torch.arange(count * size).clamp_max(len(data) - 1)  # another batch size would be another program
+    for place, (images, labels) in enumerate(batches(data, order, size, request.trace.module)):
+        new = min(size, len(data) - place * size)
         try:
             for fork, logits in engine.outputs(images, stop):
-                loss = float(example_losses(logits, labels, data).sum())
+                loss = float(example_losses(logits, labels, data)[:new].sum())
                 if fork is None:
                     dense += loss
                     continue
                 losses[fork] += loss
                 done += 1
-                request.report(done / rounds, f"Oracle: {fork.group.name}")
+                request.report(done / (count * max(1, len(forks))), f"Oracle: {fork.group.name}")
         except TraceError as error:
             raise MeasureError(f"The oracle cannot be had here. {error}") from error
         if stop():

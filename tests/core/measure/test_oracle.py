@@ -46,6 +46,16 @@ def test_scores_are_the_changes_of_masked_copies(name: str) -> None:
     assert changed > 5
 
 
+def test_batches_are_alike_and_the_last_ones_surplus_does_not_count() -> None:
+    _, data, trace = zoo_subject("Plain")
+    count = len(data)
+    whole = score_channels(trace, data, "oracle", batch_size=count).scores
+    for size in (1, count // 2, count - 1):
+        parts = score_channels(trace, data, "oracle", batch_size=size).scores
+        for name, values in whole.items():
+            torch.testing.assert_close(parts[name], values, rtol=1e-9, atol=1e-12)
+
+
 def test_a_network_that_cannot_be_run_in_parts() -> None:
     name = next(net.name for net in ZOO.values() if not net.replays and net.groups)
     module, data, trace = zoo_subject(name)
@@ -94,6 +104,8 @@ def test_cancelled_within_a_batch_and_wrong_questions() -> None:
     with pytest.raises(Cancelled):
         score_channels(trace, data, "oracle", cancelled=lambda: next(asked) == 5)
     assert next(asked) < 20  # it stopped there, not at the end of the batch
+    with pytest.raises(MeasureError, match="batch_size"):
+        score_channels(trace, data, "oracle", batch_size=0)
     with pytest.raises(MeasureError, match=r"change.*signed, absolute, squared"):
         score_channels(trace, data, "oracle", change="relative")
     beyond = ImageData(data.images, data.labels + 5, data.classes, "other", data.mean, data.std)
