@@ -19,7 +19,7 @@ from core.errors import CoreError
 from core.evaluate import Comparison, compare_models, evaluate_model
 from core.export import export_model, verify_export
 from core.measure.cost import build_latency_table, count_cost, machine_identity, measure_together
-from core.measure.importance import score_channels
+from core.measure.importance import affordable_images, score_channels
 from core.measure.importance.first_order import first_order_changes
 from core.measure.sensitivity import Sensitivity, scan_sensitivity
 from core.networks import build_any
@@ -32,7 +32,7 @@ Progress = Callable[..., None]
 Stop = Callable[[], bool]
 
 FRACTIONS = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875)
-SCORE_IMAGES = 256  # calibration images a criterion sees
+SCORE_IMAGES = 256  # calibration images a criterion sees, fewer where it would take too long
 SCAN_IMAGES = 400  # selection images per point of a first scan
 SCAN_SEED = 0  # draws them
 TABLE_VERSION = ["wall"]  # tables without the dense network's wall time are measured anew
@@ -61,7 +61,8 @@ def score_subject(
 ) -> Scores:
     """As ``score``, for those who hold the subject."""
     part = subject.data.calibration
-    few = part.take(torch.arange(min(SCORE_IMAGES, len(part))))
+    count = affordable_images(subject.trace, criterion, min(SCORE_IMAGES, len(part)))
+    few = part.take(torch.arange(count))
     return score_channels(subject.trace, few, criterion, on_progress=on_progress, cancelled=cancelled)
 
 

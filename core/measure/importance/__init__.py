@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from core.errors import CoreError, MeasureError
+from core.measure.cost.counts import count_cost
 from core.measure.importance import activations as activations
 from core.measure.importance import attributed as attributed
 from core.measure.importance import compensation as compensation
@@ -22,7 +23,15 @@ from core.measure.walk import require_images
 from core.records import Group, ImageData, Scores, Trace
 from core.registry import Row, unknown_name
 
-__all__ = ["CRITERIA", "Criterion", "list_criteria", "score_channels"]
+SCORE_MACS, LEAST_IMAGES = 3e12, 16  # one or two minutes on one thread
+__all__ = ["CRITERIA", "Criterion", "affordable_images", "list_criteria", "score_channels"]
+
+
+def affordable_images(trace: Trace, criterion: str, most: int) -> int:
+    """How many images, from LEAST_IMAGES to ``most``, a criterion can look at for about SCORE_MACS multiply-adds: for a
+    large network and a criterion of many passes fewer, so that it takes minutes. ``Scores`` tells how many it were."""
+    per_image = CRITERIA[criterion].passes * max(1, count_cost(trace).macs)
+    return max(min(LEAST_IMAGES, most), min(most, int(SCORE_MACS / per_image)))
 
 
 def list_criteria() -> list[Row[Criterion]]:

@@ -162,7 +162,7 @@ def _batches(request: Request, data: ImageData, title: str) -> Iterator[tuple[Re
 CRITERIA.add(
     Row(
         "grad-x-activation",
-        Criterion(grad_x_activation, needs_images=True),
+        Criterion(grad_x_activation, needs_images=True, passes=3),
         "Gradient × activation (Captum)",
         "What the channel adds to the score of the image's own class, to first order: its activation times its slope.",
         r"\Theta_i = \frac{1}{N}\sum_n\Bigl|\sum_m \frac{\partial F_{y_n}}{\partial z_{i,m}}\,z_{i,m}\Bigr|",
@@ -172,7 +172,7 @@ CRITERIA.add(
 CRITERIA.add(
     Row(
         "conductance",
-        Criterion(conductance, needs_images=True, options={"steps": 6}),
+        Criterion(conductance, needs_images=True, options={"steps": 6}, passes=19),
         "Layer conductance (Captum)",
         "What flows through the channel to the score of the image's own class while the image fades in from grey.",
         r"\Theta_i = \frac{1}{N}\sum_n\Bigl|\sum_m \int_0^1 \frac{\partial F_{y_n}}{\partial z_{i,m}}"

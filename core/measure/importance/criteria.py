@@ -47,11 +47,13 @@ class Request:
 
 @dataclass(frozen=True)
 class Criterion:
-    """score: a Request in, group id -> float64 scores (units,) out, higher = keep. options: name -> default."""
+    """score: a Request in, group id -> float64 scores (units,) out, higher = keep. options: name -> default. passes:
+    about how many forward passes of the network it costs per image, with its usual options."""
 
     score: Callable[[Request], dict[str, Tensor]]
     needs_images: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
+    passes: float = 1.0
 
 
 CRITERIA: Registry[Criterion] = Registry("importance criterion")

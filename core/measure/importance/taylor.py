@@ -162,7 +162,7 @@ def _checked(options: Mapping[str, Any]) -> tuple[str, float]:
 CRITERIA.add(
     Row(
         "taylor",
-        Criterion(taylor, needs_images=True, options={"normalise": "none", "macs_lambda": 0.0}),
+        Criterion(taylor, needs_images=True, passes=3, options={"normalise": "none", "macs_lambda": 0.0}),
         "Taylor (first order)",
         "Estimates from one backward pass how much each image's loss would change if the channel were hidden.",
         r"\Theta_i = \frac{1}{N}\sum_{n}\Bigl|\frac{1}{M}\sum_{m}\frac{\partial C_n}{\partial z_{i,m}}\,z_{i,m}\Bigr|",
@@ -172,7 +172,7 @@ CRITERIA.add(
 CRITERIA.add(
     Row(
         "taylor-2019",
-        Criterion(taylor_2019, needs_images=True, options={"minibatch": 1}),
+        Criterion(taylor_2019, needs_images=True, passes=3, options={"minibatch": 1}),
         "Taylor 2019 (gate, squared)",
         "Puts a gate on each channel and squares how strongly each image's loss answers when the gate moves.",
         r"\Theta_i = \frac{1}{N}\sum_{n}\Bigl(\sum_{m}\frac{\partial C_n}{\partial z_{i,m}}\,z_{i,m}\Bigr)^2",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core.errors import Cancelled, CoreError, MeasureError
-from core.measure.importance import list_criteria, score_channels
+from core.measure.cost import count_cost
+from core.measure.importance import affordable_images, list_criteria, score_channels
 from core.measure.importance.criteria import Request
 from core.measure.importance.pivots import sample_matrices
 from core.measure.importance.taylor import macs_per_map, read_contributions
@@ -20,6 +22,7 @@ from core.records import ImageData, Trace
 from core.trace import trace_channels
 from core.trace.graph import record_tape
 from core.trace.replay import Replay
+from tests.zoo import ZOO
 
 CRITERIA = [row.name for row in list_criteria()]
 WITH_IMAGES = [row.name for row in list_criteria() if row.value.needs_images]
@@ -373,3 +376,14 @@ def test_a_backward_pass_takes_no_more_images_than_fit() -> None:
     assert fitting_batch(trace, 64) == 64
     assert fitting_batch(trace, 64, limit_bytes=10 * per_image) == 10
     assert fitting_batch(trace, 64, limit_bytes=1) == 1
+
+
+def test_large_networks_are_scored_on_fewer_images() -> None:
+    trace = trace_channels(ZOO["Plain"].build(), ZOO["Plain"].example)
+    macs = count_cost(trace).macs
+    assert affordable_images(trace, "conductance", 256) == 256 and affordable_images(trace, "taylor", 5) == 5
+    large = SimpleNamespace(macs=int(4.1e9))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("core.measure.importance.count_cost", lambda _: large)
+        found = {name: affordable_images(trace, name, 256) for name in ("weight-l1", "apoz", "taylor", "conductance")}
+    assert found == {"weight-l1": 256, "apoz": 256, "taylor": 243, "conductance": 38} and macs < 1e9
