@@ -9,6 +9,7 @@ targets that are moved to the fit wherever the original is cut to zero (after Zh
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -16,9 +17,12 @@ from torch import Tensor
 
 from core.solvers.least_squares import Moments, compensate, divide
 
-PIECE = 4096  # rows at a time
+PIECE = 8192  # rows at a time
 SCARCE = 8  # rows per unknown under which a fit leans on the weights it starts from
 LEAN = 0.05
+
+
+Piece = tuple[Tensor, Tensor, Tensor | None]
 
 
 @dataclass
@@ -45,6 +49,16 @@ class Rows:
             self.x.append(x.float())
             self.u.append(u.float())
             self.base.append(None if base is None else base.float())
+
+    def pieces(self, places: Tensor) -> list[Piece]:
+        """(x of the inputs at ``places``, u, base), a few thousand rows each."""
+        size = max(1, PIECE // max(1, len(self.x[0])))
+        found: list[Piece] = []
+        for start in range(0, len(self.x), size):
+            x, u = (torch.cat(parts[start : start + size]) for parts in (self.x, self.u))
+            bases = [base for base in self.base[start : start + size] if base is not None]
+            found.append((x[:, places], u, torch.cat(bases) if bases else None))
+        return found
 
 
 @dataclass(frozen=True)
@@ -79,59 +93,66 @@ def fit_rows(
     if not intercept:
         raised = raised - torch.outer(b, mean)
     best, shift = solved(raised, moments.mean_y)
-    if not rectify or not rows.keep or not bool(cut.any()):
+
+    def plain_error(weights: Tensor, bias: Tensor) -> float:
         full = torch.zeros(len(W), rows.inputs, dtype=torch.float64)
-        errors = []
-        for weights, bias in ((W, b), (best, shift)):
-            full[:, places] = weights
-            errors.append(moments.error(full, bias))
-        spread = float((moments.yy / moments.rows - moments.mean_y.square()).sum())
-    else:
+        full[:, places] = weights
+        return moments.error(full, bias)
+
+    raw_error, error = plain_error(W, b), plain_error(best, shift)
+    spread = float((moments.yy / moments.rows - moments.mean_y.square()).sum())
+    if rectify and rows.keep and bool(cut.any()):
+        pieces = rows.pieces(places)
+        bent, bent_shift = best, shift
         for _ in range(rectify):
-            mean_y, cross = _moved(rows, places, best, shift, cut)
+            mean_y, cross = _moved(pieces, bent, bent_shift, cut)
             cross = cross - torch.outer(mean_y, mean) if intercept else cross - torch.outer(b, mean)
-            best, shift = solved(cross, mean_y)
-        spread, *errors = _cut_errors(rows, places, cut, ((W, b), (best, shift)))
-    raw_error, error = (value / max(spread, 1e-12) for value in errors)
+            bent, bent_shift = solved(cross, mean_y)
+        if plain_error(bent, bent_shift) <= raw_error:  # better than raw by both measures
+            best, shift = bent, bent_shift
+        spread, raw_error, error = _cut_errors(pieces, cut, ((W, b), (best, shift)))
+    raw_error, error = (value / max(spread, 1e-12) for value in (raw_error, error))
     if not (error <= raw_error and bool(best.isfinite().all() and shift.isfinite().all())):
         return Fit(W, b, raw_error, raw_error)
     return Fit(best, shift, raw_error, error)
 
 
-def _moved(rows: Rows, places: Tensor, W: Tensor, b: Tensor, cut: Tensor) -> tuple[Tensor, Tensor]:
+def _moved(pieces: Sequence[Piece], W: Tensor, b: Tensor, cut: Tensor) -> tuple[Tensor, Tensor]:
     """Mean t, (q,), and mean t x^T, (q, kept): t is u, but where the original is cut, the fit itself, at most zero.
 
     || t' - f ||^2 with these targets lies above the rectified error and touches it at the fit: it can only fall.
     """
     total = torch.zeros(len(W), dtype=torch.float64)
-    cross = torch.zeros(len(W), len(places), dtype=torch.float64)
-    for x, u, base in zip(rows.x, rows.u, rows.base, strict=True):
-        x = x[:, places]
-        fit = x @ W.float().T + b.float()
-        fit = fit if base is None else fit + base
+    cross = torch.zeros_like(W)
+    for x, u, base in pieces:
+        fit = torch.addmm(b.float(), x, W.float().T)
+        fit = fit if base is None else fit.add_(base)
         target = torch.where((u > 0) | ~cut, u, fit.clamp(max=0))
         target = target if base is None else target - base
         total += target.double().sum(0)
         cross += (target.T @ x).double()
-    return total / rows.moments.rows, cross / rows.moments.rows
+    count = sum(len(x) for x, _, _ in pieces)
+    return total / count, cross / count
 
 
-def _cut_errors(rows: Rows, places: Tensor, cut: Tensor, candidates: tuple[tuple[Tensor, Tensor], ...]) -> list[float]:
+def _cut_errors(
+    pieces: Sequence[Piece], cut: Tensor, candidates: Sequence[tuple[Tensor, Tensor]]
+) -> tuple[float, float, float]:
     """The variance of the rectified values behind the layer, and each candidate's squared error there."""
     sums = torch.zeros(len(cut), dtype=torch.float64)
     squares, errors = 0.0, [0.0] * len(candidates)
-    for x, u, base in zip(rows.x, rows.u, rows.base, strict=True):
-        x, wanted = x[:, places], torch.where(cut, u.clamp(min=0), u)
+    for x, u, base in pieces:
+        wanted = torch.where(cut, u.clamp(min=0), u)
         sums += wanted.double().sum(0)
         squares += float(wanted.double().square().sum())
         for number, (W, b) in enumerate(candidates):
-            fit = x @ W.float().T + b.float()
-            fit = fit if base is None else fit + base
+            fit = torch.addmm(b.float(), x, W.float().T)
+            fit = fit if base is None else fit.add_(base)
             fit = torch.where(cut, fit.clamp(min=0), fit)
             errors[number] += float((fit - wanted).double().square().sum())
-    count = rows.moments.rows
+    count = sum(len(x) for x, _, _ in pieces)
     spread = squares / count - float((sums / count).square().sum())
-    return [spread, *(error / count for error in errors)]
+    return spread, errors[0] / count, errors[1] / count
 
 
 def compensate_moments(
