@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import plotly.graph_objects as go
 import streamlit as st
 
 from core import (
     MEASURED,
-    RUNNING,
     SECONDS,
-    WAITING,
     CoreError,
     DenseLevel,
     Plan,
@@ -20,6 +17,7 @@ from core import (
     Subject,
     best_rung,
     dense_level,
+    has_network,
     known_rungs,
     ladder_csv,
     missing_rungs,
@@ -28,13 +26,12 @@ from core import (
 from core.jobs import JobStatus, open_jobs
 from core.store import open_store
 from pages.components import charts, choices, frame, moves, session, tables, work
+from pages.components.ladder_chart import STATES, figure
 
 JOB, TRAIN, KEEP = "ladder_job", "ladder_seconds", "ladder_keep"
 TRAINED = "finetune"
 TRAINING = {"0": "without", **{str(n): f"{n} s" if n < 60 else f"{n // 60} min" for n in SECONDS}}
-STATES = {RUNNING: "being measured …", WAITING: "waiting", "missing": "not measured yet"}
-ROW_HEIGHT, NOT_YET = 58, charts.MUTED
-ZOOM, NEAR = "ladder_near", 0.1  # a share: ten points
+ZOOM = "ladder_near"
 
 
 def busy(subject: Subject) -> bool:
@@ -82,6 +79,7 @@ def _ladder(subject: Subject, plan: Plan) -> None:
     asked = asked if job is not None and job.active else ()
     begun = job is not None and job.state == "running"
     rows = rung_rows(found, asked=asked, begun=begun, kept=work.repair(session.workspace(), plan))
+    rows += _own_row(plan, rows)
     level = dense_level(rows)
     if not found and not asked and job is None:
         st.caption(INVITATION)
@@ -104,8 +102,31 @@ def _ladder(subject: Subject, plan: Plan) -> None:
         alt="Accuracy of the plan's network after each repair, beside the dense network",
     )
     if level is not None:
+        if any(row.state == MEASURED and row.network == row.name for row in rows):
+            st.caption(BESIDE)
         _keep(subject, plan, rows)
         _table(subject, rows, level)
+
+
+def _own_row(plan: Plan, rows: Sequence[RungRow]) -> list[RungRow]:
+    """A network that was kept for this plan and is no rung, one that came with a recipe: beside the ladder."""
+    record = session.workspace()
+    kept = work.kept_network(record, plan)
+    if kept is None or "accuracy" not in kept or not has_network(kept["name"]):
+        return []
+    if kept["name"] in {row.network for row in rows}:
+        return []
+    accuracy = kept["accuracy"]
+    value, low, high = kept["difference"]
+    summary = "As it came with the plan, or from another training."
+    shares = (accuracy["value"], accuracy["low"], accuracy["high"])
+    used = work.repair(record, plan) == kept["name"]
+    return [
+        RungRow(
+            kept["name"], kept["title"], summary, "", MEASURED, shares, accuracy["images"], (value, low, high),
+            kept["seconds"], used, kept["name"],
+        )
+    ]  # fmt: skip
 
 
 INVITATION = (
@@ -194,6 +215,10 @@ def _keep(subject: Subject, plan: Plan, rows: Sequence[RungRow]) -> None:
     st.caption(KEPT_WORDS.format(title=kept.title) if kept is not None else _other_words(plan))
 
 
+BESIDE = (
+    "The last row is no rung: it is the network that came with this plan. The rungs above it start from the dense "
+    "network's own weights."
+)
 KEPT_WORDS = "Kept: **{title}**. The pages Tune and Export build this plan that way."
 
 
@@ -203,11 +228,11 @@ def _other_words(plan: Plan) -> str:
 
 
 def _kept(subject: Subject, plan: Plan, row: RungRow) -> None:
-    if not row.network:
-        moves.set_repair(row.name)
+    found = known_rungs(open_store(), subject, plan.to_json(), _seconds() or SECONDS[0])
+    if row.network and row.name in found:
+        moves.keep_network(plan, row.network, row.title, found[row.name])
     else:
-        found = known_rungs(open_store(), subject, plan.to_json(), _seconds() or SECONDS[0])
-        moves.keep_network(plan, row.network, row.title, found[row.name]["accuracy"])
+        moves.set_repair(row.name)
     session.notify_done(f"{row.title}: Tune and Export build this plan so from now on.")
 
 
@@ -257,100 +282,3 @@ def _cells(row: RungRow) -> dict[str, Any]:
         "Seconds": row.seconds,
         "How": row.summary,
     }
-
-
-def figure(rows: Sequence[RungRow], level: DenseLevel | None, *, near: bool = False) -> go.Figure:
-    """The ladder: a row per rung, accuracy with its 95 % interval; hollow and at the edge what is not measured yet.
-    near: only what is close to the dense network; rungs far below stand as arrows at the edge."""
-    drawn = go.Figure()
-    low, high = _range(rows, level, near)
-    names = [_label(row) for row in rows]
-    if level is not None:
-        drawn.add_vrect(x0=100 * level.low, x1=100 * level.high, fillcolor=charts.FAINT, line_width=0, layer="below")
-        line = {"color": charts.REFERENCE, "width": 1.6}
-        drawn.add_vline(x=100 * level.value, line=line, layer="below")
-        name = f"dense network, {tables.percent(level.value)}"
-        drawn.add_trace(go.Scatter(x=[None], y=[names[0]], mode="lines", line=line, name=name))
-    measured = [(row, name) for row, name in zip(rows, names, strict=True) if row.accuracy is not None]
-    drawn.add_trace(
-        go.Scatter(
-            x=[100 * row.accuracy[0] for row, _ in measured if row.accuracy], y=[name for _, name in measured],
-            mode="lines", line={"color": charts.MUTED, "width": 1.2, "dash": "dot"}, showlegend=False, hoverinfo="skip",
-        )
-    )  # fmt: skip
-    for row, name in measured:
-        drawn.add_trace(_mark(row, name, low))
-    for row, name in zip(rows, names, strict=True):
-        if row.accuracy is None:
-            drawn.add_trace(_hollow(row, name, low))
-    charts.house(drawn, "The recovery ladder", "Accuracy on selection images; bars and band are 95 % intervals", 10)
-    drawn.update_layout(height=150 + ROW_HEIGHT * len(rows), margin={"t": 64})
-    drawn.update_yaxes(categoryorder="array", categoryarray=names[::-1], ticks="", showgrid=True, automargin=True)
-    drawn.update_yaxes(range=[-0.6, len(rows) - 0.4])
-    drawn.update_xaxes(title="accuracy, %", range=[low, high], showgrid=True, gridcolor=charts.FAINT)
-    charts.legend_below(drawn, 84)
-    return drawn
-
-
-def _label(row: RungRow) -> str:
-    if row.accuracy is None or row.difference is None:
-        return f"<b>{row.title}</b><br>{STATES[row.state]}"
-    return f"<b>{row.title}</b><br>{tables.percent(row.accuracy[0])}, {tables.points(row.difference[0])} points"
-
-
-def _mark(row: RungRow, name: str, edge: float) -> go.Scatter:
-    assert row.accuracy is not None and row.difference is not None
-    beyond = 100 * row.accuracy[0] < edge
-    value, low, high = (100 * share for share in row.accuracy)
-    colour = charts.FOCUS if row.kept else charts.CURVE
-    least, most = (tables.points(share) for share in row.difference[1:])
-    return go.Scatter(
-        x=[edge if beyond else value],
-        y=[name],
-        mode="markers",
-        cliponaxis=False,
-        marker={
-            "color": colour, "size": 13, "symbol": "triangle-left" if beyond else "diamond" if row.kept else "circle",
-        },
-        error_x={
-            "type": "data", "symmetric": False, "array": [high - value], "arrayminus": [value - low],
-            "color": colour, "thickness": 2.2, "width": 5, "visible": not beyond,
-        },
-        name="kept" if row.kept else "measured",
-        legendgroup="kept" if row.kept else "measured",
-        showlegend=row.kept,
-        hovertemplate=f"<b>{row.title}</b><br>accuracy {value:.1f} % [{low:.1f}, {high:.1f}]"
-        f"<br>{tables.points(row.difference[0])} points to dense [{least}, {most}]"
-        f"<br>{row.seconds or 0:.1f} s to build<extra></extra>",
-    )  # fmt: skip
-
-
-def _hollow(row: RungRow, name: str, edge: float) -> go.Scatter:
-    running = row.state == RUNNING
-    return go.Scatter(
-        x=[edge],
-        y=[name],
-        mode="markers",
-        marker={
-            "color": charts.CURVE if running else NOT_YET, "size": 13, "symbol": "circle-open",
-            "line": {"width": 2.5 if running else 1.6},
-        },
-        cliponaxis=False,
-        showlegend=False,
-        hovertemplate=f"<b>{row.title}</b><br>{STATES[row.state]}<extra></extra>",
-    )  # fmt: skip
-
-
-def _range(rows: Sequence[RungRow], level: DenseLevel | None, near: bool) -> tuple[float, float]:
-    """The axis in percent: from a little below the lowest interval to a little above the highest. near: of those rungs
-    whose accuracy is within NEAR points of the dense network, or of the best where none is."""
-    found = [row.accuracy for row in rows if row.accuracy is not None]
-    if level is None or not found:
-        return 0.0, 101.0
-    if near:
-        least = min(level.value, max(value for value, _, _ in found)) - NEAR
-        found = [one for one in found if one[0] >= least]
-    ends = [100 * share for one in found for share in one]
-    ends += [100 * level.low, 100 * level.high]
-    room = max(0.5, 0.06 * (max(ends) - min(ends)))
-    return max(0.0, min(ends) - room), min(100 + room / 3, max(ends) + room)

@@ -116,17 +116,19 @@ def set_repair(name: str) -> None:
     attempt(lambda: session.update(change))
 
 
-def keep_network(plan: Plan, name: str, title: str, accuracy: Mapping[str, Any] | None = None) -> None:
-    """Build ``plan`` as the network that is kept under ``name`` from now on; called ``title``. accuracy: the fields of
-    core's ``Accuracy`` on the selection images, where it was measured."""
+def keep_network(plan: Plan, name: str, title: str, measured: Mapping[str, Any] | None = None) -> None:
+    """Build ``plan`` as the network that is kept under ``name`` from now on; called ``title``. measured: its "accuracy"
+    on the selection images (fields of core's ``Accuracy``), "difference" to the dense network and "seconds"."""
 
     def change(record: Workspace) -> Workspace:
         others = [one for one in record.choices.get(work.NETWORKS, {}).items() if one[0] != plan.key]
-        entry: tuple[str, dict[str, Any]] = (plan.key, {"name": name, "title": title, "used": True})
-        if accuracy is not None:
+        entry: dict[str, Any] = {"name": name, "title": title, "used": True}
+        if measured is not None:
             fields = ("value", "low", "high", "loss", "correct", "images")
-            entry[1]["accuracy"] = {field: accuracy[field] for field in fields}
-        return records.choose(record, **{work.NETWORKS: dict([*others, entry][-work.MAX_NETWORKS :])})
+            entry["accuracy"] = {field: measured["accuracy"][field] for field in fields}
+            entry |= {"difference": list(measured["difference"]), "seconds": measured["seconds"]}
+        kept = dict([*others, (plan.key, entry)][-work.MAX_NETWORKS :])
+        return records.choose(record, **{work.NETWORKS: kept})
 
     attempt(lambda: session.update(change))
 

@@ -28,7 +28,7 @@ def show(subject: Subject, result: Mapping[str, Any], named: str) -> None:
     curve = result.get("curve") or []
     if curve:
         draw, words = WAYS[curve[0]["kind"]]
-        st.plotly_chart(draw(curve), key="recipe-curve", config=charts.config(f"curve-{named}"), alt=words)
+        st.plotly_chart(draw(curve), key=f"curve-{named}", config=charts.config(f"curve-{named}"), alt=words)
         st.caption(words)
     if result.get("stories"):
         _layers(subject, result["stories"], named)

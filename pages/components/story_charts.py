@@ -13,6 +13,7 @@ import plotly.graph_objects as go
 from pages.components import charts
 
 CHOSEN, LEFT_OUT = charts.CURVE, charts.MUTED
+DECADES = [10.0**power for power in range(-9, 7)]
 Story = Mapping[str, Any]
 
 
@@ -44,15 +45,14 @@ def lasso_figure(story: Story) -> go.Figure:
         )  # fmt: skip
         title, what = "The LASSO path: how many take part", "channels that take part"
     _finish(figure, story, title)
-    positive = [value for value in (path["knots"] if known else path["lambdas"]) if value > 0]
-    figure.update_xaxes(title="penalty λ, log", type="log", exponentformat="power", nticks=6)
+    figure.update_xaxes(title="penalty λ, log", type="log")
+    figure.update_xaxes(tickvals=DECADES, ticktext=[f"{tick:g}" for tick in DECADES])
     figure.update_yaxes(title=what)
-    if path["lambda"] > 0 and positive:
+    if path["lambda"] > 0:
         figure.add_vline(x=path["lambda"], line={"color": charts.FOCUS, "width": 1.6, "dash": "dot"})
-        figure.add_annotation(
-            x=0.99, y=0.98, xref="paper", yref="paper", xanchor="right", showarrow=False,
-            text=f"dotted: {story['kept']} channels asked for", font={"size": 11, "color": charts.FOCUS},
-        )  # fmt: skip
+        line = {"color": charts.FOCUS, "width": 1.6, "dash": "dot"}
+        name = f"where {story['kept']} take part"
+        figure.add_trace(go.Scatter(x=[None], y=[None], mode="lines", name=name, line=line))
     return figure
 
 
@@ -110,23 +110,27 @@ def errors_figure(stories: Sequence[Story], picked: int) -> go.Figure:
     figure = go.Figure()
     layers = [(at, story) for at, story in enumerate(stories) if story["raw_error"] > 0]
     least = min((one["rebuilt_error"] for _, one in layers if one["rebuilt_error"] > 0), default=1e-6) / 2
-    names = [str(at + 1) for at, _ in layers]
     for field, name, symbol in (("raw_error", "as cut", "circle-open"), ("rebuilt_error", "rebuilt", "circle")):
-        figure.add_trace(
-            go.Scatter(
-                x=names, y=[100 * max(least, story[field]) for _, story in layers], mode="markers", name=name,
-                marker={
-                    "symbol": symbol, "size": [11 if at == picked else 7 for at, _ in layers],
-                    "color": [charts.FOCUS if at == picked else charts.CURVE for at, _ in layers],
-                },
-                customdata=[story["layer"] for _, story in layers],
-                hovertemplate=f"<b>%{{customdata}}</b><br>{name}: %{{y:.3g}} % of the variance<extra></extra>",
-            )
-        )  # fmt: skip
+        for colour, part in (
+            (charts.CURVE, [one for one in layers if one[0] != picked]),
+            (charts.FOCUS, [one for one in layers if one[0] == picked]),
+        ):
+            figure.add_trace(
+                go.Scatter(
+                    x=[str(at + 1) for at, _ in part], y=[100 * max(least, story[field]) for _, story in part],
+                    mode="markers", name=name, showlegend=colour == charts.CURVE,
+                    marker={"symbol": symbol, "size": 11 if colour == charts.FOCUS else 7, "color": colour},
+                    customdata=[story["layer"] for _, story in part],
+                    hovertemplate=f"<b>%{{customdata}}</b><br>{name}: %{{y:.3g}} % of the variance<extra></extra>",
+                )
+            )  # fmt: skip
     charts.house(figure, "Error of every layer", "As cut and rebuilt, on calibration images", 360)
     charts.legend_below(figure, 84)
+    names = [str(at + 1) for at, _ in layers]
     figure.update_xaxes(title="layer, front to back", type="category", nticks=12)
-    figure.update_yaxes(title="error, % of variance, log", type="log", exponentformat="power", nticks=6)
+    figure.update_xaxes(categoryorder="array", categoryarray=names)
+    figure.update_yaxes(title="error, % of variance, log", type="log")
+    figure.update_yaxes(tickvals=charts.LOG_TICKS, ticktext=[f"{tick:g}" for tick in charts.LOG_TICKS])
     return figure
 
 
@@ -143,8 +147,10 @@ def fall(points: Sequence[Mapping[str, Any]]) -> go.Figure:
         )
     )  # fmt: skip
     charts.house(figure, "Accuracy as maps leave", "On selection images; nothing is chosen by it", 340)
-    figure.update_xaxes(title="MACs that remain, % of the dense network", autorange="reversed")
-    figure.update_yaxes(title="accuracy, %")
+    least = min((100 * point["macs"] for point in points), default=100.0)
+    lowest = min((100 * point["accuracy"] for point in seen), default=100.0)
+    figure.update_xaxes(title="MACs that remain, % of the dense network", range=[101, min(80.0, least - 2)])
+    figure.update_yaxes(title="accuracy, %", range=[max(0.0, min(90.0, lowest - 3)), 101])
     return figure
 
 

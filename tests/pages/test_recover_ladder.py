@@ -205,6 +205,22 @@ def test_a_trained_network_is_kept_for_its_plan_alone() -> None:
     assert work.repair(saved(app), plan_now()) == "batchnorm"
 
 
+def test_a_network_that_came_with_the_plan_stands_beside_the_ladder() -> None:
+    subject = open_subject(work.FIRST_MODEL)
+    name = keep_network(prune_model(subject.loaded.module, subject.trace, plan_now()), plan_now())
+    filed(AS_CUT, 200)
+    accuracy = {"value": 0.98, "low": 0.96, "high": 0.99, "loss": 0.1, "correct": 353, "images": 360}
+    entry = {"name": name, "title": "CP", "used": True, "accuracy": accuracy, "difference": [-0.01, -0.02, 0.0]}
+    app = visit(choices={work.NETWORKS: {plan_now().key: {**entry, "seconds": 9.0}}})
+    assert marks(app)["CP"]["marker"]["symbol"] == "diamond" and "is no rung" in said(app)
+    session_choice(app, AS_CUT)
+    press(again(app), "Keep this rung")
+    assert work.repair(saved(app), plan_now()) == AS_CUT and marks(app)["CP"]["marker"]["symbol"] == "circle"
+    session_choice(app, name)
+    press(again(app), "Keep this rung")
+    assert work.repair(saved(app), plan_now()) == name, "it can be had back"
+
+
 def session_choice(app: AppTest, name: str) -> None:
     state, revision = open_store().workspace(saved(app).token)  # type: ignore[misc]
     state["choices"][ladder.KEEP] = name

@@ -16,7 +16,7 @@ from core import AS_CUT, OWN, Plan, job_key, open_subject, own_choices, prune_mo
 from core.networks import keep_network
 from core.store import open_store
 from core.workspace import Workspace, undo
-from pages.components import ladder, recover, stories, story_charts, work
+from pages.components import ladder, runs, stories, story_charts, work
 from tests.pages.test_recover_ladder import Jobs, again, labels, press, said, saved, visit
 
 PLAN = Plan({"features.0": tuple(range(2, 20)), "features.24": tuple(range(40))}, "a recipe")
@@ -70,7 +70,7 @@ def run_of(recipe: str = FIRST, **more: Any) -> dict[str, Any]:
 
 
 def filed(run: dict[str, Any], found: dict[str, Any]) -> None:
-    key = job_key("recipe", open_subject(work.FIRST_MODEL), **recover._arguments(run))
+    key = job_key("recipe", open_subject(work.FIRST_MODEL), **runs.arguments(run))
     open_store().put_result("recipe", key, found)
 
 
@@ -117,8 +117,8 @@ def test_what_runs_gave_is_one_table_and_taking_a_plan_is_one_step_of_undo() -> 
     name = keep_network(prune_model(subject.loaded.module, subject.trace, PLAN), PLAN)
     filed(run_of(), result(name))
     filed(run_of(budget={"params": 0.5}), result(accuracy={**result()["accuracy"], "value": 0.8}))
-    runs = [run_of(), run_of(budget={"params": 0.5})]
-    app = opened(recover_runs=runs, recover_shown=recover.run_key(runs[0]))
+    both = [run_of(), run_of(budget={"params": 0.5})]
+    app = opened(recover_runs=both, recover_shown=runs.run_key(both[0]))
     table = app.dataframe[0].value
     assert list(table["Accuracy, %"]) == [90.0, 80.0] and list(table["MACs"].round()) == [45, 45]
     assert list(table["Budget"]) == ["50 % of the MACs", "50 % of the parameters"]
@@ -184,8 +184,8 @@ def test_paths_are_drawn_from_their_numbers() -> None:
     assert [list(bar.y) for bar in qr.data] == [[4.0, 2.0], [1.0, 0.5]]
     greedy = story_charts.greedy_figure(story("greedy", {"left": [0.5, 0.2, 0.1, 0.05]}))
     assert list(greedy.data[0].y) == pytest.approx([50, 20, 10, 5]) and greedy.data[1].y[0] == pytest.approx(20)
-    errors = story_charts.errors_figure([story("qr", {}), story("qr", {}, raw_error=0.0)], 0)
-    assert list(errors.data[0].y) == pytest.approx([20]) and list(errors.data[1].y) == pytest.approx([5])
+    errors = story_charts.errors_figure([story("qr", {}), story("qr", {}, raw_error=0.0), story("qr", {})], 0)
+    assert [list(part.y) for part in errors.data] == [[20], [20], [5], [5]] and list(errors.data[1].x) == ["1"]
 
 
 def test_the_way_down_is_drawn_while_it_is_gone(jobs: Jobs) -> None:
@@ -226,3 +226,11 @@ def test_searches_are_drawn() -> None:
 def test_a_workspace_knows_nothing_of_runs_on_other_networks() -> None:
     app = opened(recover_runs=[{**run_of(), "subject": "another"}])
     assert "No recipe has been run" in said(app) and isinstance(saved(app), Workspace)
+
+
+def test_a_run_under_way_and_one_that_is_done_are_drawn_together(jobs: Jobs) -> None:
+    steps = [{"kind": "maps", "step": n, "maps": 9, "macs": 1 - n / 10, "accuracy": 0.9} for n in range(4)]
+    filed(run_of(), result(curve=steps))
+    jobs.say = {"state": "running", "fraction": 0.5, "partial": {"curve": steps[:2], "stories": []}}
+    app = press(opened(recover_runs=[run_of()], recover_kind="params"), "Run")
+    assert len(app.get("plotly_chart")) == 2
