@@ -16,6 +16,7 @@ from core.measure.cost.tables import LatencyTable
 from core.plan.limits import Counts
 from core.plan.lossmodel import LossCurve, Saving
 from core.plan.ratios import kept_units
+from core.plan.targets import in_order
 from core.records import Group, Scores, Trace
 from core.registry import Registry, Row
 
@@ -61,9 +62,7 @@ def uniform_path(situation: Situation) -> list[Counts]:
 def shallow_deep_path(situation: Situation) -> list[Counts]:
     """Keep ratios 1 : DEEP_RATIO; deep are the later DEEP_SHARE of the groups, each gather beside its reader."""
     groups = situation.groups
-    places = {layer: place for place, layer in enumerate(_layers(situation.trace))}
-    depth = sorted(groups, key=lambda group: places.get((group.consumers or group.layers)[0], 0))
-    deep = {group.id for group in depth[round(len(groups) * (1 - DEEP_SHARE)) :]}
+    deep = {group.id for group in in_order(situation.trace, groups)[round(len(groups) * (1 - DEEP_SHARE)) :]}
     return _shares_path(groups, [DEEP_RATIO if group.id in deep else 1.0 for group in groups])
 
 
@@ -146,10 +145,6 @@ def _shares_path(groups: Sequence[Group], keep_ratios: Sequence[float]) -> list[
         if not path or removed != path[-1]:
             path.append(removed)
     return path
-
-
-def _layers(trace: Trace) -> list[str]:
-    return [name for name, _ in trace.module.named_modules()]
 
 
 def _table(rows: Sequence[np.ndarray]) -> np.ndarray:

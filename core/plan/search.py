@@ -19,7 +19,7 @@ from core.measure.cost.tables import LatencyTable
 from core.measure.residuals import Residuals
 from core.plan.budget import Measure, choose_counts
 from core.plan.lossmodel import POWER, LossCurve, foretold, rebuilt_curves
-from core.plan.targets import target_groups
+from core.plan.targets import in_order, target_groups
 from core.records import Accuracy, Trace
 
 ROUNDS = 5
@@ -102,9 +102,8 @@ class _Model:
     def __init__(self, trace: Trace, residuals: Residuals, groups: str) -> None:
         self.trace, self.residuals = trace, residuals
         chosen = target_groups(trace, groups)
-        places = {name: place for place, (name, _) in enumerate(trace.module.named_modules())}
-        at = np.array([places.get((group.consumers or group.layers)[0], 0) for group in chosen])
-        rank = np.argsort(np.argsort(at, kind="stable"), kind="stable")
+        place = {group.id: number for number, group in enumerate(in_order(trace, chosen))}
+        rank = np.array([place[group.id] for group in chosen])
         depth = 2 * rank / max(1, len(chosen) - 1) - 1
         self.features = {
             group.id: (1.0 if group.gather_of else -1.0, float(deep)) for group, deep in zip(chosen, depth, strict=True)

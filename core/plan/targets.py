@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from core.errors import PlanError
 from core.records import Group, Trace
@@ -18,6 +18,12 @@ def target_groups(trace: Trace, name: str) -> tuple[Group, ...]:
         reason = trace.coupled[0].reason if trace.coupled else "it has no layer with channels"
         raise PlanError(f"No group of channels may leave here ({name}): {reason}. Choose another set of groups.")
     return groups
+
+
+def in_order(trace: Trace, groups: Sequence[Group]) -> tuple[Group, ...]:
+    """In the order in which they are read first; a gather stands with its reader."""
+    places = {name: place for place, (name, _) in enumerate(trace.module.named_modules())}
+    return tuple(sorted(groups, key=lambda group: places.get((group.consumers or group.layers)[0], 0)))
 
 
 def _inside(trace: Trace) -> tuple[Group, ...]:
