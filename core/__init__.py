@@ -18,6 +18,7 @@ _HOME = {
     "core.curves": (
         "BEYOND Limit LossEstimate Lost PERHAPS RankRow Room SURELY WITHIN lost_points rank_csv rank_groups room"
     ),
+    "core.device_tables": "device_table drop_device_table keep_device_table",
     "core.desk": (
         "DeskRow Figure Headline PROPOSED START_PLANS StartPlan desk_plan desk_rows drag_terms even_counts every_count "
         "foretell_accuracy collapsed desk_figures headline pinned_plan propose removed_counts removed_from_kept "

@@ -8,7 +8,7 @@ from typing import Any
 import streamlit as st
 
 from core import WITHIN, CoreError, Limit, LossEstimate, Sensitivity, Subject, drop_rows, lost_points, room
-from pages.components import charts, choices, curve_marks, frame, ranking, scans, session, stairs, work
+from pages.components import charts, choices, curve_marks, devices, frame, ranking, scans, session, stairs, work
 from pages.components.scans import Asked
 
 VIEW, QUANTITY, TILE_PAGE = "scan_view", "scan_quantity", "scan_tiles"
@@ -218,8 +218,11 @@ def show_scan(asked: Asked) -> None:
     focus = ids[0] if found.active else drop_rows(subject.trace, sensitivity)[0].id
     focus = selected if selected in ids else focus
     limit = show_curves(asked, sensitivity, focus)
-    table = work.latency_table(subject)
+    here = work.latency_table(subject)
+    table = devices.chosen_table(subject, here)
     stairs.show(subject, sensitivity, table, limit, focus, asked.plan)
+    if here is not None:
+        devices.exchange(subject, here)
     ranking.show(subject, sensitivity, table, limit, focus, scans.file_name(asked), asked.plan)
 
 

@@ -17,12 +17,14 @@ import streamlit as st
 
 from core import (
     AS_CUT,
+    CoreError,
     LatencyTable,
     Plan,
     Scores,
     Sensitivity,
     Subject,
     desk_plan,
+    device_table,
     find_result,
     has_network,
     job_key,
@@ -168,6 +170,14 @@ def latency_table(about: Subject) -> LatencyTable | None:
     are not known. Never starts a job."""
     table = known("latency_table", about, LatencyTable.from_dict)
     return None if table is None else newest_table(open_store(), job_key("latency_table", about), about.trace, table)
+
+
+def latency_of_device(about: Subject) -> LatencyTable | None:
+    """The times of another device that this person brought, if any and if they can be read."""
+    try:
+        return device_table(about, session.owner())
+    except CoreError:
+        return None
 
 
 _parsed: OrderedDict[str, Any] = OrderedDict()

@@ -32,6 +32,7 @@ from core import (
     rank_groups,
     scan_sensitivity,
 )
+from core.device_tables import keep_device_table
 from core.store import open_store
 from core.tasks import score_subject
 from core.timings import note_timing
@@ -376,3 +377,24 @@ def test_the_staircase_says_what_it_shows(subject: Subject, scan: Sensitivity, t
     widest = [y for part in traces(app, 1) if "customdata" in part for row, y in zip(part["customdata"], part["y"],
               strict=True) if row[0] == 0]  # fmt: skip
     assert widest == [pytest.approx(8.0)], "predictions and the measured time agree where both are known"
+
+
+def test_the_staircase_of_another_device(subject: Subject, scan: Sensitivity, table: LatencyTable) -> None:
+    keep("latency_table", subject, table.to_dict())
+    app = visit(scan, subject, selected_group="features.7", choices={"latency_device": "there"})
+    assert table.device in text(app), "nothing was brought yet: this machine"
+    owner = saved(app).token
+    steps = {
+        key: replace(step, ms=tuple(tuple(5 * ms for ms in row) for row in step.ms))
+        for key, step in table.steps.items()
+    }
+    plain = replace(table, steps=steps).to_csv().split("\n", 1)[1]
+    there = keep_device_table(subject, owner, table, plain.encode(), "a phone")
+    app.run()
+    assert not app.exception and "a phone, 1 thread" in text(app) and "The sum of the times" in text(app)
+    stairs = latency_staircase(subject.trace, "features.7", there)
+    parts = [part for part in traces(app, 1) if "customdata" in part]
+    found = {row[1]: y for part in parts for row, y in zip(part["customdata"], part["y"], strict=True)}
+    assert found == dict(zip(stairs.kept, map(pytest.approx, stairs.ms), strict=True))
+    app.button(key="forget_device").click().run()
+    assert not app.exception and "a phone" not in text(app)

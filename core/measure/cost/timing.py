@@ -185,10 +185,10 @@ def _whole_networks(
     plans: list[Plan | None] = [None]
     networks: list[nn.Module] = [trace.module]
     with evaluating(trace.module):
-        begin = time.perf_counter()
+        begin = clock.now()
         check_runs(trace.module, image)
         trace.module(image)
-        dense_s = (time.perf_counter() - begin) / 2
+        dense_s = (clock.now() - begin) / 2
         more = (
             [*(uniform_plan(trace, share) for share in NARROW), *random_widths(trace, RANDOM)] if trace.prunable else []
         )
