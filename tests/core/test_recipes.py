@@ -48,7 +48,7 @@ def loaded() -> LoadedModel:
 
 @pytest.fixture(scope="module")
 def data() -> ImageData:
-    return load_data("digits", limit=400)
+    return load_data("digits", limit=200)
 
 
 def tiny(net: str) -> tuple[LoadedModel, ImageData]:
@@ -137,7 +137,7 @@ def test_a_cancel_at_any_call_leaves_the_network_and_what_was_complete(name: str
     assert whole.plan.kept
 
 
-@pytest.mark.parametrize("name", ["balanced-rebuild", "cp-lasso", "cap", "weight-l2-ls", "random-ls"])
+@pytest.mark.parametrize("name", ["cp-lasso", "cap", "weight-l2-ls"])
 def test_an_accuracy_is_kept_on_the_selection_images(loaded: LoadedModel, data: ImageData, name: str) -> None:
     changes: dict[str, Any] = {"ratios": "uniform", "groups": "inside"} if name == "weight-l2-ls" else {}
     asked: list[Unfinished] = []
