@@ -6,13 +6,14 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
 from core.errors import PlanError, PruneError
 from core.records import Plan, Trace
-from core.trace.copies import copy_with, named_layers, named_state, shell_with
+from core.trace.copies import Census, copy_of, shell_with, take_census
 from core.trace.graph import plain_attention
 from core.trace.hiding import hidden_state, shortened
 from core.trace.labels import Key
@@ -24,7 +25,8 @@ from core.trace.written import set_written, written_values
 TOLERANCE = 1e-4  # relative difference allowed between pruned and masked outputs
 SMALL = (16, 32, 96)  # pixels a side of the images that the check tries first: channels do not depend on the size
 OVER_SPACE = frozenset({"native_group_norm", "_softmax", "var", "std"})  # say nothing on maps of a pixel
-HALF = (torch.float16, torch.bfloat16)
+HALF = frozenset({torch.float16, torch.bfloat16})
+LARGE, AT_ONCE = 1 << 14, 1 << 20  # numbers: a weight beyond the first is sliced at most so many at a time
 ITS_OWN_ERRORS = (RuntimeError, ValueError, IndexError, AssertionError)  # of a network that cannot run
 
 Masks = dict[Key, Tensor]
@@ -77,15 +79,17 @@ def prune_model(module: nn.Module, trace: Trace, plan: Plan, *, verify: bool = T
 
 def _prune(module: nn.Module, trace: Trace, plan: Plan, verify: bool) -> nn.Module:
     masks = kept_positions(trace, plan)
-    state = named_state(module)
-    sliced = _sliced_state(state, masks, trace)
-    pruned = copy_with(module, lambda name, tensor: sliced[name] if name in sliced else _like(tensor))
-    follow_sizes(pruned, module, {name for name, _ in masks}, trace.example)
-    set_written(pruned, written_values(trace.written, trace.flow, trace.layout, trace.layout.stays(plan, trace.by_id)))
-    _place_gathers(pruned, trace, plan)
+    census = take_census(module)
+    sliced = _sliced_state(census.state, masks, trace)
+    pruned = copy_of(census, lambda name, tensor: sliced[name] if name in sliced else _like(tensor))
+    follow_sizes(pruned, census, {name for name, _ in masks}, trace.example)
+    stays = trace.layout.stays(plan, trace.by_id)
+    if trace.written:
+        set_written(pruned.module, written_values(trace.written, trace.flow, trace.layout, stays))
+    _place_gathers(pruned.module, trace, plan, stays)
     if verify and masks:
-        _verify(pruned, module, trace, plan)
-    return pruned
+        _verify(pruned, census, trace, plan, masks)
+    return pruned.module
 
 
 def mask_model(module: nn.Module, trace: Trace, plan: Plan) -> nn.Module:
@@ -95,9 +99,10 @@ def mask_model(module: nn.Module, trace: Trace, plan: Plan) -> nn.Module:
     batch norm behind a silenced producer would add its shift again.
     """
     check_plan(trace, plan)
-    state = {name: tensor.detach() for name, tensor in named_state(module).items()}
+    census = take_census(module)
+    state = {name: tensor.detach() for name, tensor in census.state.items()}
     edits = hidden_state(kept_positions(trace, plan, roles=("consumer",)), state, trace.norms)
-    return copy_with(module, lambda name, tensor: edits[name] if name in edits else _like(tensor))
+    return copy_of(census, lambda name, tensor: edits[name] if name in edits else _like(tensor)).module
 
 
 def _like(tensor: Tensor) -> Tensor:
@@ -110,31 +115,62 @@ def _sliced_state(state: Mapping[str, Tensor], masks: Masks, trace: Trace) -> di
     for (name, dim), mask in masks.items():
         by_name.setdefault(name, {})[dim] = mask
     places = {identity: mask.nonzero().flatten() for identity, mask in {id(m): m for m in masks.values()}.items()}
-    sliced = {name: _sliced(name, state[name].detach(), dims, places) for name, dims in by_name.items()}
+    rooms: dict[Any, Tensor] = {}
+    sliced = {name: _sliced(name, state[name].detach(), dims, places, rooms) for name, dims in by_name.items()}
     for direction, length in trace.norms:
         if direction in sliced:
             before = state[direction].detach()
             for dim, mask in by_name[direction].items():
                 if state[length].shape[dim] > 1:  # the outputs; what was read stays whole, to compare with
-                    before = _sliced(direction, before, {dim: mask}, places)
+                    before = _sliced(direction, before, {dim: mask}, places, rooms)
             sliced[length] = shortened(before, sliced[direction], sliced.get(length, state[length].detach()))
     return sliced
 
 
-def _sliced(name: str, tensor: Tensor, masks: Mapping[int, Tensor], places: Mapping[int, Tensor]) -> Tensor:
-    """``tensor`` at the positions that stay. places: id of a mask -> its positions."""
+def _sliced(
+    name: str, tensor: Tensor, masks: Mapping[int, Tensor], places: Mapping[int, Tensor], rooms: dict[Any, Tensor]
+) -> Tensor:
+    """``tensor`` at the positions that stay. places: id of a mask -> its positions. rooms: as in ``_row_by_row``."""
     layout = torch.channels_last if tensor.dim() == 4 and not tensor.is_contiguous() else torch.contiguous_format
-    for dim, mask in sorted(masks.items()):
-        here = places[id(mask)]
-        if not here.numel():
-            raise PruneError(f"The plan leaves nothing of {name}: keep at least one channel there.")
-        tensor = tensor.index_select(dim, here if tensor.is_cpu else here.to(tensor.device))
+    wanted = {dim: places[id(mask)].to(tensor.device) for dim, mask in sorted(masks.items())}
+    if not all([here.numel() for here in wanted.values()]):
+        raise PruneError(f"The plan leaves nothing of {name}: keep at least one channel there.")
+    if len(wanted) == 2 and 0 in wanted and tensor.numel() > LARGE and tensor.is_contiguous():
+        rows, columns = wanted.items()
+        return _row_by_row(tensor, rows, columns, rooms)
+    for dim, here in wanted.items():
+        tensor = tensor.index_select(dim, here)
     return tensor.contiguous(memory_format=layout)
 
 
-def _place_gathers(pruned: nn.Module, trace: Trace, plan: Plan) -> None:
+def _row_by_row(
+    tensor: Tensor, rows: tuple[int, Tensor], columns: tuple[int, Tensor], rooms: dict[Any, Tensor]
+) -> Tensor:
+    """Two selections, some rows at a time. What lies between the two is never large, and is kept in the same place for
+    all weights: new memory costs more than the copying."""
+    (_, wanted), (dim, others) = rows, columns
+    sizes = list(tensor.shape)
+    row = math.prod(sizes[1:])
+    step = min(wanted.numel(), max(1, AT_ONCE // row))
+    kind = (tensor.dtype, tensor.device)
+    if kind not in rooms or rooms[kind].numel() < step * row:
+        rooms[kind] = tensor.new_empty(max(step * row, AT_ONCE))
+    between = rooms[kind][: step * row].view(step, *sizes[1:])
+    if step == wanted.numel():
+        torch.index_select(tensor, 0, wanted, out=between)
+        return between.index_select(dim, others)
+    sizes[0], sizes[dim] = wanted.numel(), others.numel()
+    result = tensor.new_empty(sizes)
+    for start in range(0, sizes[0], step):
+        here = wanted[start : start + step]
+        some = between[: here.numel()]
+        torch.index_select(tensor, 0, here, out=some)
+        torch.index_select(some, dim, others, out=result[start : start + step])
+    return result
+
+
+def _place_gathers(pruned: nn.Module, trace: Trace, plan: Plan, stays: np.ndarray) -> None:
     layout = trace.layout
-    stays = layout.stays(plan, trace.by_id)
     for key, reads in layout.gathered(plan, stays).items():
         given = stays[layout.vectors[layout.vector_of[key]]]
         path = layout.gathers[key].layers[0]
@@ -144,14 +180,15 @@ def _place_gathers(pruned: nn.Module, trace: Trace, plan: Plan) -> None:
             around.activation_relu_or_gelu = 0  # its fused path would read the weights and pass the layer by
 
 
-def _verify(pruned: nn.Module, module: nn.Module, trace: Trace, plan: Plan) -> None:
+def _verify(pruned: Census, dense: Census, trace: Trace, plan: Plan, masks: Masks) -> None:
     """The first law, checked on one input. A mismatch is traced to the group that causes it."""
-    error = _difference(pruned, module, trace, plan)
+    error = _difference(pruned, dense, trace, plan, masks)
     if error is None or error > TOLERANCE:
         for group_id, kept in plan.kept.items():
             alone = Plan({group_id: kept})
             try:
-                single = _difference(prune_model(module, trace, alone, verify=False), module, trace, alone)
+                smaller = take_census(_prune(dense.module, trace, alone, False))
+                single = _difference(smaller, dense, trace, alone, kept_positions(trace, alone))
             except PruneError:
                 single = None
             if single is None or single > TOLERANCE:
@@ -163,26 +200,26 @@ def _verify(pruned: nn.Module, module: nn.Module, trace: Trace, plan: Plan) -> N
         raise PruneError(f"The pruned network {what}, though each group alone is exact. Nothing was pruned.")
 
 
-def _difference(pruned: nn.Module, module: nn.Module, trace: Trace, plan: Plan) -> float | None:
+def _difference(pruned: Census, dense: Census, trace: Trace, plan: Plan, masks: Masks) -> float | None:
     """Largest relative difference of the outputs, None when the pruned network does not run.
 
     0 where only running counts: a narrower normalisation that mixes channels computes something else.
     """
-    if any(tensor.dtype in HALF for tensor in named_state(module).values()):  # rounding would hide what is looked for
-        module, pruned = (_in_type(network, torch.float32) for network in (module, pruned))
-    error = _error(pruned, module, trace, plan)
+    if not HALF.isdisjoint([tensor.dtype for tensor in dense.state.values()]):  # rounding would hide a mistake
+        dense, pruned = (_in_type(network, torch.float32) for network in (dense, pruned))
+    error = _error(pruned, dense, trace, plan, masks)
     if error is not None and error > TOLERANCE:  # wild weights blow up rounding; more digits tell it from a mistake
-        error = _error(_in_type(pruned, torch.float64), _in_type(module, torch.float64), trace, plan)
+        error = _error(_in_type(pruned, torch.float64), _in_type(dense, torch.float64), trace, plan, masks)
     return error
 
 
-def _error(pruned: nn.Module, module: nn.Module, trace: Trace, plan: Plan) -> float | None:
-    masked = _masked_view(module, trace, plan)
+def _error(pruned: Census, dense: Census, trace: Trace, plan: Plan, masks: Masks) -> float | None:
+    masked = _masked_view(dense, trace, masks)
     mixing = any(len(kept) < trace.group(name).units and trace.group(name).mixing for name, kept in plan.kept.items())
-    in_training = [layer for _, layer in named_layers(pruned) if layer.training]
+    in_training = [layer for _, layer in pruned.layers if layer.training]
     if in_training:
         masked.eval()
-        pruned.eval()
+        pruned.module.eval()
     try:
         for image in _images(trace, masked):
             try:
@@ -190,7 +227,7 @@ def _error(pruned: nn.Module, module: nn.Module, trace: Trace, plan: Plan) -> fl
             except ITS_OWN_ERRORS:
                 continue  # this network does not take the smaller image
             try:
-                found = _run(pruned, image)
+                found = _run(pruned.module, image)
             except ITS_OWN_ERRORS:
                 return None
             return 0.0 if mixing else max_relative_error(found, expected)
@@ -227,9 +264,12 @@ def _fits(trace: Trace, scale: float) -> bool:
     return True
 
 
-def _masked_view(module: nn.Module, trace: Trace, plan: Plan) -> nn.Module:
-    """``mask_model`` for one run: shares the weights, and hides from layers that run as modules what they are given."""
-    masks = kept_positions(trace, plan, roles=("consumer",))
+def _masked_view(dense: Census, trace: Trace, masks: Masks) -> nn.Module:
+    """``mask_model`` for one run: shares the weights, and hides from layers that run as modules what they are given.
+
+    masks: as ``kept_positions`` gives them."""
+    roles = trace.flow.book.roles
+    masks = {key: mask for key, mask in masks.items() if roles.get(key) == "consumer"}
     norms = {name for pair in trace.norms for name in pair}
     given = {
         name.rpartition(".")[0]: mask
@@ -237,25 +277,21 @@ def _masked_view(module: nn.Module, trace: Trace, plan: Plan) -> nn.Module:
         if (name, dim) in trace.layout.reads_alone and name not in norms
     }
     rest = {key: mask for key, mask in masks.items() if key[0].rpartition(".")[0] not in given}
-    state = named_state(module)
+    state = dense.state
     edits = hidden_state(rest, {name: tensor.detach() for name, tensor in state.items()} if rest else {}, trace.norms)
-    own = {
-        id(buffer): buffer.clone()
-        for _, layer in named_layers(module)
-        for buffer in layer._buffers.values()
-        if buffer is not None
-    }
-    view = shell_with(module, {**own, **{id(state[name]): tensor for name, tensor in edits.items()}})
+    buffers = list(state.values())[dense.parameters :]
+    own = {} if trace.tape.keeps_state else {id(buffer): buffer.clone() for buffer in buffers}
+    view = shell_with(dense, {**own, **{id(state[name]): tensor for name, tensor in edits.items()}})
     for path, mask in given.items():
-        layer = view.get_submodule(path)
+        layer = view.by_path[path]
         axis = -1 if isinstance(layer, nn.Linear) else 1
         layer.__dict__["forward"] = _hiding(layer.forward, mask, axis)
-    return view
+    return view.module
 
 
-def _in_type(module: nn.Module, dtype: torch.dtype) -> nn.Module:
+def _in_type(network: Census, dtype: torch.dtype) -> Census:
     """A copy that computes in ``dtype``."""
-    return copy_with(module, lambda name, tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor)
+    return copy_of(network, lambda name, tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor)
 
 
 def _hiding(forward: Callable[..., Any], mask: Tensor, axis: int) -> Callable[..., Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from torch.overrides import TorchFunctionMode
+from core.trace.leaves import Answers, Note
 
 WIDTHLESS = frozenset({
     "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "linear",
@@ -47,14 +47,14 @@ class UntouchableError(Exception):
     """The network's own tensors were about to be changed."""
 
 
-class Calls(TorchFunctionMode):
+class Calls(Answers):
     """Watches for calls that may name a width, or ask for one: a view to given sizes, a split, a slice, ``x.shape``.
 
     untouchable: raise UntouchableError when a tensor is given other data (``weight.data = ...``).
     """
 
-    def __init__(self, *, untouchable: bool = False) -> None:
-        super().__init__()
+    def __init__(self, note: Note | None = None, *, untouchable: bool = False) -> None:
+        super().__init__(note)
         self.suspicious = False
         self.untouchable = untouchable
         self.counted: int | None = None  # the running layer's own number of groups, which follows its weight
@@ -79,4 +79,4 @@ class Calls(TorchFunctionMode):
             raise UntouchableError
         repeats = name not in WIDTHLESS or _groups(name, args, kwargs) not in (1, self.counted)
         self.suspicious = self.suspicious or repeats
-        return func(*args, **(kwargs or {}))
+        return super().__torch_function__(func, types, args, kwargs)

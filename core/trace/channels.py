@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -11,18 +10,20 @@ from torch import Tensor, nn
 
 from core.errors import TraceError
 from core.records import Group, Trace
-from core.trace.copies import named_layers, named_state
+from core.trace.copies import Census, take_census
 from core.trace.graph import record_tape
 from core.trace.groups import group_channels
 from core.trace.labels import LabelBook
 from core.trace.layers.heads import why_heads_stay
 from core.trace.layout import Layout
+from core.trace.leaves import MAKERS
 from core.trace.modes import collecting_later
 from core.trace.rules import Flow
 from core.trace.trial import Fault, find_fault
 from core.trace.written import WrittenWidth, alike, candidates, harms
 
 ONE_WIDTH = (nn.RNNBase, nn.RNNCellBase)
+WIDTHS_OF_THEIR_OWN = frozenset({*MAKERS, nn.Sequential, nn.ModuleList})  # the usual case, told by a look
 TRIALS = 40  # how often groups at fault are helped or locked, one after the other, before all are locked
 
 
@@ -38,28 +39,28 @@ def trace_channels(module: nn.Module, example: Tensor, *, mixing: bool = False) 
 
 
 def _trace(module: nn.Module, example: Tensor, mixing: bool) -> Trace:
-    tape = record_tape(module, example[:1])
-    state = named_state(module)
-    flow = Flow(tape, constant=state.__getitem__)
+    census = take_census(module)
+    tape = record_tape(census, example[:1])
+    flow = Flow(tape, constant=census.state.__getitem__)
     flow.run()
-    _label_training_branches(flow, module, state, example)
-    _lock_fixed_modules(flow.book, module)
-    called = tape.called - _sharing(module)
+    _label_training_branches(flow, census, example)
+    _lock_fixed_modules(flow.book, census)
+    called = tape.called - _sharing(census)
     groups, layout = group_channels(flow.book, called, mixing=mixing)
     written: tuple[WrittenWidth, ...] = ()
-    fault = find_fault(module, example[:1], flow, groups, layout) if tape.shape_only and tape.repeats_widths else None
+    fault = find_fault(census, example[:1], flow, groups, layout) if tape.shape_only and tape.repeats_widths else None
     trials = 0
     while fault is not None:
         trials += 1
-        more = _written(module, example[:1], flow, groups, layout, written, fault)
+        more = _written(census, example[:1], flow, groups, layout, written, fault)
         if more and trials < TRIALS:
             written += more
-            fault = find_fault(module, example[:1], flow, groups, layout, written)
+            fault = find_fault(census, example[:1], flow, groups, layout, written)
             continue
         at_fault = fault.groups if trials < TRIALS else tuple(layout.first)
         _lock_groups(flow.book, groups, layout, at_fault, fault.reason)
         groups, layout = group_channels(flow.book, called, mixing=mixing)
-        fault = find_fault(module, example[:1], flow, groups, layout, written)
+        fault = find_fault(census, example[:1], flow, groups, layout, written)
     norms = tuple(dict.fromkeys(flow.book.norms))
     return Trace(
         module, groups, dict(flow.unknown), tape, example[:1].detach(), flow, layout, norms, written
@@ -67,7 +68,7 @@ def _trace(module: nn.Module, example: Tensor, mixing: bool) -> Trace:
 
 
 def _written(
-    module: nn.Module,
+    census: Census,
     example: Tensor,
     flow: Flow,
     groups: tuple[Group, ...],
@@ -79,23 +80,22 @@ def _written(
     if fault.step >= len(flow.tape.steps):
         return ()
     step = flow.tape.steps[fault.step]
-    for found in candidates(module, fault.running, (*step.reads, *step.outputs), flow, layout, fault.stays):
+    for found in candidates(census.module, fault.running, (*step.reads, *step.outputs), flow, layout, fault.stays):
         new = tuple(one for one in found if one not in known)
         if new:
-            next_fault = find_fault(module, example, flow, groups, layout, known + new)
+            next_fault = find_fault(census, example, flow, groups, layout, known + new)
             later = next_fault is not None and next_fault.step > fault.step
             if next_fault is None or (later and not harms(next_fault.step, flow, layout, next_fault.stays)):
-                return new + alike(module, new, fault.step, flow.tape, known)
+                return new + alike(census.module, new, fault.step, flow.tape, known)
     return ()
 
 
-def _label_training_branches(flow: Flow, module: nn.Module, state: Mapping[str, Tensor], example: Tensor) -> None:
+def _label_training_branches(flow: Flow, census: Census, example: Tensor) -> None:
     """Layers that only run in training (auxiliary heads) read channels too, and must follow."""
-    seen = set(flow.tape.state.values())
-    if all(name in seen for name, tensor in state.items() if isinstance(tensor, nn.Parameter)):
+    if set(flow.tape.state.values()).issuperset(census.parameter_names):
         return
     try:
-        tape = record_tape(module, example[:1].expand(2, *example.shape[1:]), training=True)
+        tape = record_tape(census, example[:1].expand(2, *example.shape[1:]), training=True)
     except TraceError:
         return  # a network that cannot train has no such branches to keep
     branches = Flow(tape, flow.book, flow.constant)
@@ -103,9 +103,11 @@ def _label_training_branches(flow: Flow, module: nn.Module, state: Mapping[str, 
     flow.unknown.update({name: count for name, count in Counter(branches.unknown).items() if name not in flow.unknown})
 
 
-def _lock_fixed_modules(book: LabelBook, module: nn.Module) -> None:
+def _lock_fixed_modules(book: LabelBook, census: Census) -> None:
     """These modules use one width for everything they hold, so no part of it can leave alone."""
-    for path, layer in named_layers(module):
+    for path, layer in census.layers:
+        if type(layer) in WIDTHS_OF_THEIR_OWN:
+            continue
         reason = (
             f"{type(layer).__name__} has one fixed width" if isinstance(layer, ONE_WIDTH) else why_heads_stay(layer)
         )
@@ -126,10 +128,12 @@ def _lock_groups(
             book.lock(torch.from_numpy(np.flatnonzero(here)), reason)
 
 
-def _sharing(module: nn.Module) -> frozenset[str]:
+def _sharing(census: Census) -> frozenset[str]:
     """Layers whose weight another layer holds as well: neither can choose its inputs alone."""
+    if not census.reused:
+        return frozenset()
     holders: dict[int, list[str]] = {}
-    for name, parameter in module.named_parameters(remove_duplicate=False):
+    for name, parameter in census.module.named_parameters(remove_duplicate=False):
         if name.endswith(".weight"):
             holders.setdefault(id(parameter), []).append(name.removesuffix(".weight"))
     return frozenset(layer for layers in holders.values() if len(layers) > 1 for layer in layers)

@@ -21,13 +21,14 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
 from core.errors import TraceError
 from core.trace import shapes
 from core.trace.calls import Calls, UntouchableError
-from core.trace.copies import copy_with, named_layers, shell_with
+from core.trace.copies import Census, copy_of, shell_with, take_census
 from core.trace.copies import named_state as named_state
 from core.trace.leaves import UnusualError, leaf_forward
 from core.trace.memo import forget
 
 CALLED = (nn.modules.conv._ConvNd, nn.Linear)
 GROUPED = (nn.modules.conv._ConvNd, nn.GroupNorm)
+NoDispatch, NoFunctions = torch._C._DisableTorchDispatch, torch._C.DisableTorchFunction
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,11 @@ class Ref:
     """A place on the tape where a tensor lives."""
 
     slot: int
+
+
+@cache
+def _name_of(op: Any) -> str:
+    return str(op.overloadpacket.__name__)
 
 
 @dataclass(frozen=True)
@@ -51,7 +57,7 @@ class Step:
     @property
     def name(self) -> str:
         """Operator name without overload: "convolution", "relu_"."""
-        return str(self.op.overloadpacket.__name__)
+        return _name_of(self.op)
 
 
 @dataclass(frozen=True)
@@ -73,6 +79,7 @@ class Tape:
     spans: Mapping[str, list[tuple[int, int]]] = field(default_factory=dict)  # module -> steps of each of its runs
     repeats_widths: bool = True  # a call may have been given a width as a number: narrower networks must be tried
     shape_only: bool = True  # False: the network looks at values while it runs, and was recorded on real tensors
+    keeps_state: bool = False  # True: a run was seen to leave parameters and buffers as they are
 
     @property
     def output_slots(self) -> tuple[int, ...]:
@@ -115,8 +122,7 @@ class _Recorder(TorchDispatchMode):
 
     def made(self, tensor: Tensor) -> int:
         """A new place for ``tensor``."""
-        slot = len(self.shapes)
-        self.slot_of[id(tensor)] = slot
+        slot = self.slot_of[id(tensor)] = len(self.shapes)
         self.shapes[slot] = tuple(tensor.shape)
         self.alive.append(tensor)
         return slot
@@ -125,11 +131,14 @@ class _Recorder(TorchDispatchMode):
         """``values`` with Refs for tensors, whose slots are added to ``reads``."""
         found = []
         for value in values:
-            if isinstance(value, Tensor):
-                slot = self.slot(value)
+            kind = type(value)
+            if kind is Tensor or isinstance(value, Tensor):
+                slot = self.slot_of.get(id(value))
+                if slot is None:
+                    slot = self.slot(value)
                 reads.append(slot)
                 found.append(Ref(slot))
-            elif value and isinstance(value, list | tuple):
+            elif value and (kind is list or kind is tuple) and type(value[0]) is not int:  # not a list of sizes
                 found.append(self.refs(value, reads))
             else:
                 found.append(value)
@@ -167,13 +176,13 @@ class _Recorder(TorchDispatchMode):
     def note(self, func: Any, args: Any, kwargs: Any, result: Any) -> Any:
         """Put one operator's call on the tape; gives back its result."""
         reads: list[int] = []
-        ref_args = self.refs(tuple(args), reads)
+        ref_args = self.refs(args, reads)
         ref_kwargs = dict(zip(kwargs, self.refs(list(kwargs.values()), reads), strict=True)) if kwargs else {}
-        tensors = _tensors(result)
+        tensors = [result] if type(result) is Tensor else _tensors(result)
         written, views = _aliasing(func)
         in_place = False
         if written:
-            given = _tensors((args, kwargs))
+            given = _tensors(args) + _tensors(list(kwargs.values()))
             back = [x for x in tensors if any(x is one for one in given)]
             in_place = bool(back)
             self.aliases_written |= not in_place or any(self.slot_of[id(x)] in self.viewed for x in back)
@@ -184,11 +193,17 @@ class _Recorder(TorchDispatchMode):
         return result
 
 
+TENSORS = frozenset({Tensor, nn.Parameter})
+FLAT = frozenset({*TENSORS, type(None), int, float, bool, str, torch.dtype, torch.device, torch.layout})
+
+
 def _tensors(value: Any) -> list[Tensor]:
     if isinstance(value, Tensor):
         return [value]
-    if type(value) in (tuple, list) and all(item is None or isinstance(item, Tensor) for item in value):
-        return [item for item in value if item is not None]
+    if type(value) in (tuple, list):
+        kinds = set(map(type, value))
+        if kinds <= FLAT:
+            return [item for item in value if type(item) in TENSORS]
     return [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
 
 
@@ -202,29 +217,35 @@ def _aliasing(func: Any) -> tuple[bool, bool]:
 
 def shape_only(module: nn.Module) -> nn.Module:
     """A copy of ``module`` whose parameters and buffers are meta tensors: structure without numbers."""
-    return copy_with(
-        module, lambda name, tensor: torch.empty_like(tensor, device="meta"), loose=lambda tensor: tensor.detach()
+    return _without_numbers(take_census(module)).module
+
+
+def _without_numbers(census: Census) -> Census:
+    return copy_of(
+        census, lambda name, tensor: torch.empty_like(tensor, device="meta"), loose=lambda tensor: tensor.detach()
     )
 
 
-def record_tape(module: nn.Module, example: Tensor, *, training: bool = False) -> Tape:
+def record_tape(module: nn.Module | Census, example: Tensor, *, training: bool = False) -> Tape:
     """Record one forward pass of ``module`` (as if in eval mode, unless ``training``) on an input like ``example``.
 
     ``module`` is not touched and sees no data; only when it needs values does a real copy run on ``example``.
     Raises TraceError when the network does not run on such an input.
     """
+    census = take_census(module)
     if not training:
         forget()
         try:
-            return _record(in_eval_mode(shell_with(module, {})), example.detach().to("meta"))
+            return _record(in_eval_mode(shell_with(census, {})), example.detach().to("meta"), keeps_state=True)
         except Exception:  # mostly UntouchableError; a copy may be written to
             pass
     try:
-        return _record(shape_only(module).train(training), example.detach().to("meta"))
+        return _record(_in_mode(_without_numbers(census), training), example.detach().to("meta"))
     except Exception:  # whatever shape-only tensors could not do, real ones may
         try:
-            return _record(copy_with(module, lambda name, tensor: tensor.clone()).train(training), example)
+            return _record(_in_mode(copy_of(census, lambda name, tensor: tensor.clone()), training), example)
         except Exception as error:
+            module = census.module
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             shape = " x ".join(str(size) for size in example.shape)
             raise TraceError(
@@ -244,19 +265,25 @@ def plain_attention() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(before)
 
 
-def in_eval_mode(shell: nn.Module) -> nn.Module:
+def in_eval_mode(shell: Census) -> Census:
     """``shell`` itself, which nobody else holds."""
-    return shell.eval() if any(layer.training for _, layer in named_layers(shell)) else shell
+    return _in_mode(shell, False) if any([layer.training for _, layer in shell.layers]) else shell
 
 
-def _record(module: nn.Module, example: Tensor) -> Tape:
-    """Run ``module``, which is thrown away."""
-    names = {id(tensor): name for name, tensor in reversed(list(named_state(module).items()))}
+def _in_mode(shell: Census, training: bool) -> Census:
+    shell.module.train(training)
+    return shell
+
+
+def _record(network: Census, example: Tensor, *, keeps_state: bool = False) -> Tape:
+    """Run ``network``, which is thrown away. keeps_state: it holds the user's own tensors; none may be written to."""
+    module = network.module
+    names = {id(tensor): name for name, tensor in reversed(network.state.items())}
     recorder = _Recorder(names, shape_only=example.is_meta)
-    calls = Calls(untouchable=example.is_meta)
+    calls = Calls(recorder.note if example.is_meta else None, untouchable=example.is_meta)
     spans: dict[str, list[tuple[int, int]]] = {}
     called = set()
-    for path, layer in named_layers(module):
+    for path, layer in network.layers:
         leaf = leaf_forward(layer, recorder.note) if example.is_meta else None
         forward = layer.forward
         if isinstance(layer, GROUPED):
@@ -276,7 +303,7 @@ def _record(module: nn.Module, example: Tensor) -> Tape:
     output = tree_map(lambda x: Ref(recorder.slot(x)) if isinstance(x, Tensor) else x, _as_tree(result))
     return Tape(
         tuple(recorder.steps), input_slot, output, recorder.state, recorder.constants, recorder.shapes,
-        recorder.aliases_written, ran, spans, calls.suspicious, example.is_meta,
+        recorder.aliases_written, ran, spans, calls.suspicious, example.is_meta, keeps_state,
     )  # fmt: skip
 
 
@@ -286,7 +313,7 @@ def or_itself(leaf: Callable[[Tensor], Tensor], forward: Callable[..., Any]) -> 
     def answered(*args: Any, **kwargs: Any) -> Any:
         if len(args) == 1 and not kwargs and type(args[0]) is Tensor:
             try:
-                with torch._C._DisableTorchDispatch(), torch._C.DisableTorchFunction():
+                with NoDispatch(), NoFunctions():
                     return leaf(args[0])
             except UnusualError:
                 pass

@@ -46,7 +46,7 @@ def group_channels(book: LabelBook, called: frozenset[str], *, mixing: bool) -> 
     for key, labels in book.weights.items():
         builder.add(key, labels)
     places = list(book.weights)
-    units_at = [unit_of[labels] for labels in builder.labels]
+    units_at = _looked_up(unit_of, builder.labels)
     families = _families(book, unit_of, places, [units_at[builder.vector_of[key]] for key in places], mixing)
     number_of = np.full(len(unit_of) + 1, -1)  # unit of the book -> family
     local_of = np.full(len(unit_of) + 1, -1)  # unit of the book -> its index in the family
@@ -60,7 +60,7 @@ def group_channels(book: LabelBook, called: frozenset[str], *, mixing: bool) -> 
     groups = _named(families, places)
     starts = np.asarray([*first, total])
     global_of = np.where(number_of >= 0, starts[number_of] + local_of, total)  # -1 picks the last start: ``total``
-    vectors = tuple(global_of[units] for units in units_at)
+    vectors = tuple(_looked_up(global_of, units_at))
     by_label = global_of[unit_of]
     by_label[0] = total  # label 0: no channel lives there
     offsets = {group.id: start for group, start in zip(groups, first, strict=True)}
@@ -72,6 +72,13 @@ def group_channels(book: LabelBook, called: frozenset[str], *, mixing: bool) -> 
     gathers = _gathers(groups, held, first, book, alone, builder, vectors, total)
     layout = Layout(total, offsets, by_label, vectors, builder.vector_of, gathers, frozenset(alone))
     return (*groups, *gathers.values()), layout
+
+
+def _looked_up(table: np.ndarray, vectors: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """``table`` at every vector, in one go."""
+    if not vectors:
+        return []
+    return np.split(table[np.concatenate(vectors)], np.cumsum([len(vector) for vector in vectors[:-1]]))
 
 
 def _families(
@@ -138,7 +145,8 @@ def _place_members(
 
     Returns the families that each vector holds units of.
     """
-    order = {name: index for index, name in enumerate(dict.fromkeys(name for name, _ in places))}
+    order = {name: index for index, name in enumerate(dict.fromkeys([name for name, _ in places]))}
+    layers = {name: layer_of(name) for name in order}
     cached: dict[int, list[tuple[int, torch.Tensor]]] = {}
     for key in sorted(places, key=lambda key: (order[key[0]], key[1])):
         vector = builder.vector_of[key]
@@ -152,9 +160,9 @@ def _place_members(
                                           else np.where(here == number, local, -1)))
                 for number in present
             ]  # fmt: skip
-        role = book.roles.get(key, "follower")
+        role, layer = book.roles.get(key, "follower"), layers[key[0]]
         for number, unit_index in cached[vector]:
-            families[number].members.append(Member(layer_of(key[0]), key[0], key[1], role, unit_index))
+            families[number].members.append(Member(layer, key[0], key[1], role, unit_index))
     return {vector: [number for number, _ in found] for vector, found in cached.items()}
 
 

@@ -82,15 +82,19 @@ class LabelBook:
 
     def join(self, labels: Tensor, dim: Dim) -> None:
         """The channels ``labels`` (one-dimensional) are those along ``dim``."""
-        if isinstance(dim, tuple) and dim not in self.weights and self.sizes[dim] == len(labels):
-            self.weights[dim] = labels
-            self._met(dim)
+        if isinstance(dim, tuple) and dim not in self.weights and self.sizes[dim] == labels.shape[0]:
+            self.adopt(dim, labels)
             return
         known = self.vector(dim)
         if known is None:
             self.lock(labels, "meets a weight in a way that has no rule")
         else:
             self.tie(labels, known)
+
+    def adopt(self, key: Key, labels: Tensor) -> None:
+        """A dimension that nothing has met yet takes ``labels``."""
+        self.weights[key] = labels
+        self._met(key)
 
     def shift_dim(self, dim: Dim, reason: str) -> None:
         """A zero in this dimension of a weight does not stay a zero: what it reads cannot be hidden by zeros."""

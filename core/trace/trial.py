@@ -16,12 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from core.records import Group
-from core.trace.copies import named_layers, named_state, shell_with
+from core.trace.copies import Census, shell_with
 from core.trace.graph import Step, in_eval_mode, or_itself, plain_attention, users_own
 from core.trace.labels import WeightLabels
 from core.trace.layers.attributes import follow_sizes
 from core.trace.layout import Layout
-from core.trace.leaves import leaf_forward
+from core.trace.leaves import Answers, leaf_forward
 from core.trace.rules import Flow
 from core.trace.watch import DiffersError, Watch, shapes_of
 from core.trace.written import WrittenWidth, harms, set_written, written_values
@@ -65,7 +65,7 @@ def _shares(units: int, index: int, count: int) -> tuple[int, int]:
 
 
 def find_fault(
-    module: nn.Module,
+    census: Census,
     example: Tensor,
     flow: Flow,
     groups: tuple[Group, ...],
@@ -81,28 +81,28 @@ def find_fault(
     if not narrowed:
         return None
     for stays in _keeps(narrowed, layout):
-        fault = _try(module, example, Watch(flow, layout, stays), narrowed, written)
+        fault = _try(census, example, Watch(flow, layout, stays), narrowed, written)
         if fault is not None:
             return fault
     return None
 
 
 def _try(
-    module: nn.Module,
+    census: Census,
     example: Tensor,
     watch: Watch,
     narrowed: list[Group],
     written: tuple[WrittenWidth, ...],
 ) -> Fault | None:
     flow, layout, stays = watch.flow, watch.layout, watch.stays
-    trial = _narrow(module, layout, stays, example)
-    set_written(trial, written_values(written, flow, layout, stays))
-    _watched(trial, module, watch)
+    trial = _narrow(census, layout, stays, example)
+    set_written(trial.module, written_values(written, flow, layout, stays))
+    _watched(trial, census, watch)
     image = example.to("meta")
     # Layers may complain in any way of their own about a width they did not expect.
     try:
-        with plain_attention(), torch.no_grad(), watch:
-            result = trial(image)
+        with plain_attention(), torch.no_grad(), Answers(watch.note), watch:
+            result = trial.module(image)
         same_output = shapes_of(result) == [flow.tape.shapes[slot] for slot in flow.tape.output_slots]
         if same_output and watch.astray() is None:
             return None
@@ -113,9 +113,9 @@ def _try(
     return Fault(*_blame(flow, layout, stays, step, running, narrowed, said), step, running, stays)
 
 
-def _watched(trial: nn.Module, module: nn.Module, watch: Watch) -> None:
+def _watched(trial: Census, dense: Census, watch: Watch) -> None:
     """Have every layer of ``trial`` tell ``watch`` what it does; the common ones without running."""
-    for (path, layer), (_, was) in zip(named_layers(trial), named_layers(module), strict=True):
+    for (path, layer), (_, was) in zip(trial.layers, dense.layers, strict=True):
         if users_own(layer):
             headed = type(layer) is not type(was)
             layer.__dict__["forward"] = watch.inside(path, layer.forward, headed)
@@ -125,7 +125,7 @@ def _watched(trial: nn.Module, module: nn.Module, watch: Watch) -> None:
                 layer.__dict__["forward"] = or_itself(leaf, layer.forward)
 
 
-def _narrow(module: nn.Module, layout: Layout, stays: np.ndarray, example: Tensor) -> nn.Module:
+def _narrow(census: Census, layout: Layout, stays: np.ndarray, example: Tensor) -> Census:
     """A shape-only copy to run once, in eval mode, in which only the units that stay are left."""
     live = (layout.counts @ stays.astype(np.int64)).tolist()
     lengths = [len(vector) for vector in layout.vectors]
@@ -133,9 +133,9 @@ def _narrow(module: nn.Module, layout: Layout, stays: np.ndarray, example: Tenso
     for (name, axis), vector in layout.vector_of.items():
         if live[vector] != lengths[vector]:
             sizes.setdefault(name, {})[axis] = live[vector]
-    tensors = {id(tensor): _blank_like(tensor, sizes.get(name)) for name, tensor in named_state(module).items()}
-    trial = in_eval_mode(shell_with(module, tensors))
-    follow_sizes(trial, module, sizes, example)
+    tensors = {id(tensor): _blank_like(tensor, sizes.get(name)) for name, tensor in census.state.items()}
+    trial = in_eval_mode(shell_with(census, tensors))
+    follow_sizes(trial, census, sizes, example)
     return trial
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
-from core.trace.copies import named_layers
+from core.trace.copies import Census, take_census
 from core.trace.graph import shape_only
 from core.trace.layers.heads import fit_heads
 
@@ -18,23 +18,31 @@ HEADLESS = (nn.modules.conv._ConvNd, nn.Linear, nn.modules.batchnorm._NormBase, 
 BARE = (nn.modules.instancenorm._InstanceNorm, nn.LayerNorm)
 
 
-def follow_sizes(new: nn.Module, old: nn.Module, changed: Collection[str], example: Tensor) -> None:
+def follow_sizes(new: nn.Module | Census, old: nn.Module | Census, changed: Collection[str], example: Tensor) -> None:
     """Make every layer of ``new`` agree with its weights. ``new`` is a copy of ``old`` in which the state entries
     ``changed`` have other sizes. example: an input, for layers that have no weights to tell their width."""
     if not changed:
         return
-    before, after = dict(named_layers(old)), dict(named_layers(new))
-    sliced = {id(getattr(after[path], name)) for path, _, name in (entry.rpartition(".") for entry in changed)}
-    around = []
-    for path, layer in after.items():
-        # by identity: two layers may hold one weight
-        if any(id(tensor) in sliced for tensor in _own(layer)):
+    new, old = take_census(new), take_census(old)
+    before, after = old.by_path, new.by_path
+    holders = {name.rpartition(".")[0] for name in changed}
+    if new.reused or any("parametrizations." in path for path in holders):
+        holders = _holders(new, changed)
+    around = {}
+    for path, layer in new.layers:
+        if path in holders:
             update_layer(layer)
-            around += [path, path.rpartition(".")[0]]
-    for path in dict.fromkeys(around):
+            around[path] = around[path.rpartition(".")[0]] = True
+    for path in around:
         if not isinstance(before[path], HEADLESS):
             fit_heads(after[path], before[path])
-    _update_bare_norms(new, after, example)
+    _update_bare_norms(new, example)
+
+
+def _holders(census: Census, changed: Collection[str]) -> set[str]:
+    """The layers that hold one of these tensors, by identity: two layers may hold one weight."""
+    sliced = {id(census.state[name]) for name in changed}
+    return {path for path, layer in census.layers if any(id(tensor) in sliced for tensor in _own(layer))}
 
 
 def _own(layer: nn.Module) -> list[Tensor | None]:
@@ -84,16 +92,16 @@ def _update_convolution(layer: Any, weight: Tensor) -> None:
     layer.in_channels, layer.out_channels = per_group * layer.groups, new_out
 
 
-def _update_bare_norms(module: nn.Module, layers: Mapping[str, nn.Module], example: Tensor) -> None:
+def _update_bare_norms(census: Census, example: Tensor) -> None:
     """Norms without weights only know their width by what reaches them."""
     bare = {
         path: layer
-        for path, layer in layers.items()
+        for path, layer in census.layers
         if isinstance(layer, BARE) and getattr(layer, "weight", None) is None
     }
     if not bare:
         return
-    trial = shape_only(module).eval()  # thrown away, so what is changed in it need not be undone
+    trial = shape_only(census.module).eval()  # thrown away, so what is changed in it need not be undone
 
     def noting(path: str, layer: Any) -> Any:
         def forward(x: Tensor) -> Tensor:

@@ -39,6 +39,7 @@ KNOWN = {
 }
 # How other code calls the number of heads ...
 HEAD_COUNTS = ("num_heads", "n_heads", "heads", "nhead", "n_head", "nheads", "num_attention_heads")
+COUNTS = frozenset(HEAD_COUNTS)
 # ... of keys and values alone, where several queries share one ...
 KEY_COUNTS = ("num_kv_heads", "n_kv_heads", "kv_heads", "num_key_value_heads")
 # ... the width of all heads together, also where it happens to equal the embedding's ...
@@ -55,7 +56,8 @@ OUT_NAMES = (
 
 def why_heads_stay(layer: nn.Module) -> str | None:
     """Why this attention layer cannot lose heads; None when it can, or is of a class nothing is known about."""
-    found = _known(type(layer))
+    kind: type = type(layer)
+    found = _known(kind)
     if found is None or found[0] != "MultiheadAttention":
         return None
     if any(cls.__module__.startswith("torch.ao.") for cls in type(layer).__mro__):
@@ -101,6 +103,7 @@ def fit_heads(module: nn.Module, was: nn.Module) -> None:
         _fit_multihead(new)
 
 
+@cache
 def _known(cls: type) -> tuple[str, Known] | None:
     """(class name, record) of the nearest known ancestor."""
     for base in cls.__mro__:
@@ -133,6 +136,9 @@ def _fit_multihead(attention: Any) -> None:
 
 def _fit_unknown(module: nn.Module, was: nn.Module) -> None:
     """Attributes that count heads, or repeat the width of all heads together, of a class nothing is known about."""
+    fields = vars(was)
+    if not was._parameters and COUNTS.isdisjoint(fields) and not any([name.endswith("shape") for name in fields]):
+        return
     sizes = dict(_changed_sizes(module, was))
     counts = [(name, size) for name, size in _integers(was) if name in HEAD_COUNTS and size > 1]
     if counts:

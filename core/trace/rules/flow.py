@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -54,6 +55,20 @@ class Flow:
             if name:
                 self.raw.add(slot)
         return self.slots[slot]
+
+    def adopted(self, slot: int, channels: Tensor) -> bool:
+        """Whether a vector that no operator has read before now takes the labels ``channels``: the usual case."""
+        name, shape = self.tape.state.get(slot), self.tape.shapes[slot]
+        if name is None or slot in self.slots or len(shape) != 1 or shape[0] == 1 or channels.shape[0] != shape[0]:
+            return False
+        key = (name, 0)
+        if key in self.book.weights:
+            return False
+        self.raw.add(slot)
+        self.slots[slot] = WeightLabels((key,))
+        self.book.sizes[key] = shape[0]
+        self.book.adopt(key, channels)
+        return True
 
     def activation(self, slot: int) -> Tensor:
         """Labels as a tensor; a weight with several labelled dimensions is locked and counts as unlabelled."""
@@ -116,12 +131,15 @@ class Flow:
 
 def rule(step: Step) -> Rule:
     """By name, in-place or not; then by PyTorch's own tag; else locked and reported."""
-    name = step.name[:-1] if step.in_place and step.name.endswith("_") else step.name
+    return _rule(step.op, step.name, step.in_place) or (unknown if step.reads else nothing)
+
+
+@cache
+def _rule(op: Any, name: str, in_place: bool) -> Rule | None:
+    name = name[:-1] if in_place and name.endswith("_") else name
     if name in RULES:
         return RULES[name]
-    if torch.Tag.pointwise in step.op.tags:
-        return RULES[ANY_POINTWISE]
-    return unknown if step.reads else nothing
+    return RULES[ANY_POINTWISE] if torch.Tag.pointwise in op.tags else None
 
 
 def on(*names: str) -> Callable[[Rule], Rule]:

@@ -73,6 +73,8 @@ def add_bias(flow: Flow, out: Tensor | None, bias: Any, role: str) -> None:
 
 def join_vector(flow: Flow, channels: Tensor, slot: int) -> None:
     """A vector (bias, scale, statistic) holds one number for each of ``channels``."""
+    if flow.adopted(slot, channels):
+        return
     labels = flow.get(slot)
     if isinstance(labels, WeightLabels) and len(labels.named) == 1:
         flow.book.join(channels, labels.dims[labels.named[0]])

@@ -7,11 +7,21 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core.trace import leaves
 from core.trace.graph import Ref, Tape, record_tape
 from tests.zoo import ZOO, images
+
+
+class OwnNorm(nn.BatchNorm2d):
+    """A norm with its activation, as model collections have them."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight, bias = self.weight, self.bias
+        return F.batch_norm(x, self.running_mean, self.running_var, weight, bias, self.training, 0.3, self.eps).relu_()
+
 
 LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "conv1d": (lambda: nn.Conv1d(4, 6, 3, stride=2, padding=1, bias=False), (2, 4, 9)),
@@ -27,6 +37,8 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "batchnorm3d": (lambda: nn.BatchNorm3d(4), (2, 4, 3, 3, 3)),
     "batchnorm without weights": (lambda: nn.BatchNorm2d(4, affine=False), (2, 4, 3, 3)),
     "batchnorm without statistics": (lambda: nn.BatchNorm2d(4, track_running_stats=False), (2, 4, 3, 3)),
+    "batchnorm of one's own": (lambda: OwnNorm(4), (2, 4, 3, 3)),
+    "batchnorm of one's own without weights": (lambda: OwnNorm(4, affine=False), (2, 4, 3, 3)),
     "batchnorm of averages": (lambda: nn.BatchNorm2d(4, momentum=None), (2, 4, 3, 3)),
     "layernorm": (lambda: nn.LayerNorm(4), (2, 5, 4)),
     "layernorm of two axes": (lambda: nn.LayerNorm((5, 4), bias=False), (2, 5, 4)),
@@ -74,6 +86,7 @@ def told(tape: Tape) -> list[Any]:
 def compare(monkeypatch: pytest.MonkeyPatch, module: nn.Module, example: Tensor) -> None:
     quick = record_tape(module, example)
     monkeypatch.setattr(leaves, "MAKERS", {})
+    monkeypatch.setattr(leaves, "CALLED", {})
     usual = record_tape(module, example)
     assert told(quick) == told(usual)
     assert quick.repeats_widths <= usual.repeats_widths
