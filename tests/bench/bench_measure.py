@@ -180,12 +180,12 @@ def scan(case: Case, times: Times, first: list[float]) -> Sensitivity:
 
 
 def compare(found: Sensitivity, expected: dict[tuple[str, int], tuple[int, float]], images: int) -> tuple[int, float]:
-    """(points with another number of right answers, largest difference of the losses)."""
+    """(points with another number of right answers, largest difference of the losses, relative where they exceed 1)."""
     points = {(name, point.kept): point for name, points in found.points.items() for point in points}
     wrong, worst = 0, 0.0
     for key, (correct, loss) in expected.items():
         wrong += round(points[key].accuracy * images) != correct
-        worst = max(worst, abs(points[key].loss - loss))
+        worst = max(worst, abs(points[key].loss - loss) / max(1.0, loss))
     return wrong, worst
 
 
