@@ -17,6 +17,7 @@ from core.records import Group
 from core.trace.graph import Ref
 
 LEAST_ROWS, ROWS_PER_INPUT, MOST_ROWS = 2000, 20, 60_000
+MOST_KEPT = 1 << 27  # numbers in the rows of one layer, where rows are kept
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,8 @@ class Sampler:
         else:
             area = math.prod(shape[:-1]) // self.pair.images[0]
         least = -(-max(LEAST_ROWS, ROWS_PER_INPUT * unknowns) // images)
-        count = min(max(self.per_image, least), max(1, MOST_ROWS // images), area)
+        most = min(MOST_ROWS, MOST_KEPT // max(1, unknowns))
+        count = min(max(self.per_image, least), max(1, most // images), area)
         return self.positions.at(area, max(1, count))
 
     def _outputs(self, site: Site, y: Tensor, where: Tensor) -> Tensor:

@@ -2,7 +2,8 @@
 
 Objective: min over W, b of mean over rows of || y - W x - b ||^2 + r mean(diag Sxx) ||W||_F^2, with x of p entries,
 y of q entries. Solution: W = Syx (Sxx + r mean(diag Sxx) I)^-1, b = E[y] - W E[x], where Sxx and Syx are centred
-second moments. Without intercept b is 0 and moments are taken about 0. The tiny r keeps constant inputs harmless.
+second moments. Without intercept b is 0 and moments are taken about 0. The tiny r keeps constant inputs harmless; what
+it takes away elsewhere is given back by a few rounds on the remainder (iterated Tikhonov regularisation).
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from scipy.linalg.blas import dsyrk
 from torch import Tensor
 
 RIDGE = 1e-6
-REFINED = 3  # solutions for what the damping left over: exact where inputs differ, harmless where they do not
+PIECE = 8192  # rows in float64 at a time
+REFINED = 3
 
 
 class Moments:
@@ -29,17 +31,18 @@ class Moments:
 
     def add(self, x: Tensor, y: Tensor | None = None) -> None:
         """x: (rows, p). y: (rows, q), left out when q is 0."""
-        x = x.double()
-        self.rows += len(x)
-        self.sum_x += x.sum(0)
-        if len(self._half):
-            # a symmetric update: half the work of a product
-            self._half = dsyrk(1.0, x.cpu().contiguous().numpy().T, beta=1.0, c=self._half, overwrite_c=1)
-        if y is not None:
-            y = y.double()
-            self.sum_y += y.sum(0)
-            self.yx.addmm_(y.T, x)
-            self.yy += y.square().sum(0)
+        for start in range(0, len(x), PIECE):
+            part = x[start : start + PIECE].detach().double().cpu().contiguous()
+            self.rows += len(part)
+            self.sum_x += part.sum(0)
+            if len(self._half):
+                # a symmetric update: half the work of a product
+                self._half = dsyrk(1.0, part.numpy().T, beta=1.0, c=self._half, overwrite_c=1)
+            if y is not None:
+                told = y[start : start + PIECE].detach().double().cpu()
+                self.sum_y += told.sum(0)
+                self.yx.addmm_(told.T, part)
+                self.yy += told.square().sum(0)
 
     @property
     def xx(self) -> Tensor:
@@ -77,7 +80,7 @@ class Moments:
 
 def solve_least_squares(moments: Moments, *, ridge: float = RIDGE, intercept: bool = True) -> tuple[Tensor, Tensor]:
     """The objective's W, (q, p), and b, (q,), float64; b is zero without ``intercept``."""
-    W = divide(moments.cross(centred=intercept), moments.covariance(centred=intercept), ridge)
+    W = divide_exactly(moments.cross(centred=intercept), moments.covariance(centred=intercept), ridge)
     b = moments.mean_y - W @ moments.mean_x if intercept else torch.zeros_like(moments.sum_y)
     return W, b
 
@@ -92,12 +95,17 @@ def compensate(
     W mu - W' mu_S, (q,). Source: Xie et al. 2021, "Pruning with Compensation", arXiv 2108.13728.
     """
     W = W.double()
-    inner, wanted = covariance[kept][:, kept], W @ covariance[:, kept]
-    rebuilt = divide(wanted, inner, ridge)
-    for _ in range(REFINED):
-        rebuilt = rebuilt + divide(wanted - rebuilt @ inner, inner, ridge)
+    rebuilt = divide_exactly(W @ covariance[:, kept], covariance[kept][:, kept], ridge)
     shift = W @ mean - rebuilt @ mean[kept] if intercept else torch.zeros(len(W), dtype=torch.float64)
     return rebuilt, shift
+
+
+def divide_exactly(B: Tensor, A: Tensor, ridge: float) -> Tensor:
+    """``divide``, repeated on what the ridge left over: B A^-1 where A's inputs differ, harmless where they do not."""
+    found = divide(B, A, ridge)
+    for _ in range(REFINED):
+        found = found + divide(B - found @ A, A, ridge)
+    return found
 
 
 def divide(B: Tensor, A: Tensor, ridge: float) -> Tensor:

@@ -70,3 +70,15 @@ def test_dead_inputs_are_harmless() -> None:
 def test_divide_survives_indefinite_rounding() -> None:
     A = torch.diag(torch.tensor([1.0, 1.0, -1e-3], dtype=torch.float64))
     assert divide(torch.ones(1, 3, dtype=torch.float64), A, 0.0).isfinite().all()
+
+
+def test_the_ridge_costs_no_digit_of_the_closed_form() -> None:
+    """With the ridge that dead channels need, and still equal to the rows' own solution without any."""
+    x, _ = rows()
+    W = torch.randn(3, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    kept = torch.tensor([True, False, True, True, False, True, False])
+    seen = moments(x, None)
+    closed, shift = compensate(W, seen.mean_x, seen.covariance(), kept)
+    design = torch.cat([x[:, kept], torch.ones(len(x), 1, dtype=x.dtype)], 1)
+    direct = torch.linalg.lstsq(design, x @ W.T).solution.T
+    assert torch.allclose(closed, direct[:, :4], atol=1e-8) and torch.allclose(shift, direct[:, 4], atol=1e-8)
