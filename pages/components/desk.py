@@ -115,6 +115,8 @@ def gather(record: Workspace, subject: Subject) -> Desk:
         curves = Sensitivity.from_dict(part) if part else None
     plan = work.plan(record, subject)
     measured = _measured(jobs, "plan", plan, work.repair(record, plan)) if plan is not None else {}
+    if plan is not None and not measured:  # until then what the page Recover found of it
+        measured = work.measured(record, subject, plan)
     dense = work.known("evaluate_plan", subject, dict, plan=DENSE.to_json(), repair=AS_CUT) or {}
     if not dense and "latency" in measured and not meaningless:  # after the plan itself, for which someone waits
         dense = _measured(jobs, "dense", DENSE, AS_CUT)

@@ -26,7 +26,7 @@ from core import (
 from core.jobs import JobStatus, open_jobs
 from core.store import open_store
 from pages.components import charts, choices, frame, moves, session, tables, work
-from pages.components.ladder_chart import STATES, figure
+from pages.components.ladder_chart import figure
 
 JOB, TRAIN, KEEP = "ladder_job", "ladder_seconds", "ladder_keep"
 TRAINED = "finetune"
@@ -112,7 +112,7 @@ def _own_row(plan: Plan, rows: Sequence[RungRow]) -> list[RungRow]:
     """A network that was kept for this plan and is no rung, one that came with a recipe: beside the ladder."""
     record = session.workspace()
     kept = work.kept_network(record, plan)
-    if kept is None or "accuracy" not in kept or not has_network(kept["name"]):
+    if kept is None or "difference" not in kept or not has_network(kept["name"]):
         return []
     if kept["name"] in {row.network for row in rows}:
         return []
@@ -238,7 +238,7 @@ def _kept(subject: Subject, plan: Plan, row: RungRow) -> None:
 
 def _table(subject: Subject, rows: Sequence[RungRow], level: DenseLevel) -> None:
     st.dataframe(
-        [_cells(row) for row in rows],
+        [_cells(row) for row in rows if row.state == MEASURED],
         hide_index=True,
         width="stretch",
         column_config={
@@ -267,14 +267,10 @@ def _table(subject: Subject, rows: Sequence[RungRow], level: DenseLevel) -> None
 
 
 def _cells(row: RungRow) -> dict[str, Any]:
-    cells: dict[str, Any] = {"Rung": f"{row.title}{' (kept)' if row.kept else ''}"}
-    if row.accuracy is None or row.difference is None:
-        empty = {"Accuracy, %": None, "95 % interval": STATES[row.state], "To dense, points": None}
-        return {**cells, **empty, "Its 95 % interval": tables.MISSING, "Seconds": None, "How": row.summary}
-    value, low, high = row.accuracy
-    less, least, most = row.difference
+    """A measured rung."""
+    (value, low, high), (less, least, most) = row.accuracy or (0.0,) * 3, row.difference or (0.0,) * 3
     return {
-        **cells,
+        "Rung": f"{row.title}{' (kept)' if row.kept else ''}",
         "Accuracy, %": 100 * value,
         "95 % interval": tables.interval(low, high),
         "To dense, points": 100 * less,

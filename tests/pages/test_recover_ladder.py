@@ -154,8 +154,11 @@ def test_what_stands_is_solid_what_is_asked_for_is_hollow(jobs: Jobs) -> None:
     assert found["As cut"]["marker"]["symbol"] == "diamond", "as cut is how the network is built so far"
     assert [found[name]["marker"]["symbol"] for name in ("Least squares", "Fine-tuning")] == ["circle-open"] * 2
     table = app.dataframe[0].value
-    states = list(table["95 % interval"])
-    assert states[2:] == ["being measured …", "waiting", "waiting"]
+    assert list(table["Rung"]) == ["As cut (kept)", "Batch norm"]
+    assert [found[name]["y"][0].partition("<br>")[2] for name in ("Least squares", "Fine-tuning")] == [
+        "being measured …",
+        "waiting",
+    ]
     assert table["To dense, points"][1] == pytest.approx(100 * (340 - 358) / 360)
     assert "Dense network: 99.4 %" in said(app)
 
