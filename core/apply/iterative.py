@@ -153,8 +153,9 @@ class _Run:
         trainer, total = self.trainer, 0.0
         self.reading.reset()
         generator = numbers(trainer.course.seed, step)
-        torch.manual_seed(int(torch.randint(1 << 62, (), generator=generator)))  # dropout
+        trainer.seed_layers(generator)
         for _, chosen in zip(range(updates), _minibatches(trainer, generator), strict=False):
+            trainer.stop_if_asked()
             images, labels = trainer.batch(chosen, generator)
             with self.reading:
                 total += float(trainer.step(images, labels, trainer.course.lr))

@@ -301,7 +301,7 @@ def reset_weights(module: nn.Module, seed: int) -> nn.Module:
     Raises TrainError when a layer holds parameters of its own and does not say how they are drawn."""
     fresh = private_copy(module)
     with torch.random.fork_rng([]), torch.inference_mode(False):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         for name, layer in named_layers(fresh):
             reset: Any = getattr(layer, "reset_parameters", None)
             if callable(reset):

@@ -142,11 +142,12 @@ class Trainer:
         order = torch.randperm(len(self.data), generator=generator)
         begun, before, told = time.perf_counter(), self.elapsed, 0.0
         total, seen = torch.zeros((), dtype=torch.float64), 0
-        torch.manual_seed(int(torch.randint(1 << 62, (), generator=generator)))  # dropout; put back by ``running``
+        self.seed_layers(generator)
         for step, chosen in enumerate(order.tensor_split(self.batches)):
             share = self.share(step)
             if share >= 1.0:
                 break  # the time is up
+            self.stop_if_asked()
             loss = self.step(*self.batch(chosen, generator), self.course.rate(share))
             total, seen = total + loss.double().cpu() * len(chosen), seen + len(chosen)
             now = time.perf_counter()
@@ -211,6 +212,14 @@ class Trainer:
                 stack.enter_context(listening(self.stop_if_asked))
             self.stop_if_asked()
             yield
+
+    def seed_layers(self, generator: torch.Generator) -> None:
+        """Fix what layers draw themselves (dropout), on the device that trains; ``running`` gives the state back."""
+        seed = int(torch.randint(1 << 62, (), generator=generator))
+        torch.default_generator.manual_seed(seed)
+        if self.device.type == "cuda":
+            with torch.cuda.device(self.device):
+                torch.cuda.manual_seed(seed)
 
     def stop_if_asked(self) -> None:
         if self.cancelled is not None and self.cancelled():

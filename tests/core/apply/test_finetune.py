@@ -11,14 +11,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from core.apply import training
+from core.apply import prune_model, training
 from core.apply.augment import augment_images, way_to_augment
 from core.apply.course import Course
 from core.apply.finetune import FineTuned, finetune_model
 from core.apply.training import Trainer
 from core.errors import Cancelled, CoreError, TrainError
-from core.records import ImageData, fingerprint_state
+from core.records import ImageData, Plan, fingerprint_state
+from core.trace import trace_channels
 from tests.untouched import same, state_of
+from tests.zoo import ZOO
+from tests.zoo import images as noise
 
 
 class Small(nn.Module):
@@ -299,6 +302,22 @@ def test_images_and_networks_that_do_not_fit_say_so() -> None:
         finetune_model(module, ImageData(data.images[:, :1], data.labels, data.classes, "grey", (0.0,), (1.0,)))
     with pytest.raises(TrainError, match="frozen"):
         finetune_model(small().requires_grad_(False), data)
+
+
+def test_a_network_that_gathers_its_inputs_can_be_trained() -> None:
+    net = ZOO["ResidualProjection"]
+    module = net.build()
+    trace = trace_channels(module, net.example)
+    gather = trace.gathers[0]
+    pruned = prune_model(module, trace, Plan({gather.id: tuple(range(1, gather.units)), "a.0": (0, 2, 5)}))
+    batch = noise(net.shape, 12, seed=1)
+    data = ImageData(batch, torch.arange(12) % 3, ("a", "b", "c"), "zoo", (0.0,), (1.0,))
+    before = state_of(pruned)
+    result = finetune_model(pruned, data, epochs=6, lr=0.05, batch_size=6, augment="none")
+    assert same(before, state_of(pruned)) and result.epochs[-1].loss < result.epochs[0].loss
+    shapes = {name: value.shape for name, value in pruned.state_dict().items()}
+    assert shapes == {name: value.shape for name, value in result.module.state_dict().items()}
+    assert type(result.module) is type(pruned) and result.module(batch).shape == (12, 3)
 
 
 def test_it_runs_where_no_gradients_are_wanted() -> None:
