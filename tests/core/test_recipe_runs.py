@@ -16,6 +16,7 @@ from core import (
     Subject,
     count_cost,
     evaluate_model,
+    load_exported,
     open_subject,
     own_choices,
     recipe_cards,
@@ -24,8 +25,9 @@ from core import (
 from core.errors import Cancelled, CoreError
 from core.networks import build_any
 from core.recipe_runs import cook, curve_json, stories_json
-from core.records import PARTS
+from core.records import PARTS, fingerprint_state
 from core.store import open_store
+from core.tasks import evaluate_plan, export
 
 
 @pytest.fixture(autouse=True)
@@ -143,3 +145,22 @@ def test_cards_say_something_of_every_recipe() -> None:
 
 def test_anything_else_has_no_picture() -> None:
     assert curve_json(None) == curve_json([1, "two"]) == stories_json(3) == stories_json([object()]) == []
+
+
+def test_what_a_recipe_made_is_measured_and_exported_with_its_own_weights(subject: Subject) -> None:
+    """Gathers included: the files reload in a fresh process and compute the same."""
+    result, _ = cooked(subject, "cp-lasso", {"macs": 0.5})
+    plan, where = Plan.from_json(result["plan"]), (subject.model_source, subject.weights, "random")
+    assert any(name.startswith("gather:") for name in plan.kept)
+
+    def nothing(*_: Any) -> None:
+        """Progress that nobody looks at."""
+
+    measured = evaluate_plan(*where, result["plan"], repair_of(result), nothing, lambda: False)
+    assert measured["accuracy"]["correct"] == result["accuracy"]["correct"] and measured["macs"] == result["macs"]
+    owner, formats = "somebody", ["checkpoint"]
+    exported = export(*where, result["plan"], repair_of(result), owner, formats, nothing, lambda: False)
+    assert exported["verification"]["ok"] and not exported["failed"]
+    module, _ = build_any(subject, plan, repair_of(result))
+    again = load_exported(exported["directory"])
+    assert fingerprint_state(again.state_dict()) == fingerprint_state(module.state_dict())
