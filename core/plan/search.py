@@ -52,7 +52,8 @@ class Trial:
 
 @dataclass(frozen=True)
 class Searched:
-    """``best``: the trial of least measured loss. ``trials``: all, in order. ``dense``: the dense network's."""
+    """``best``: the trial that lost least, those that START makes implausible only where clearly so. ``trials``: all,
+    in order. ``dense``: the dense network's."""
 
     best: Trial
     trials: tuple[Trial, ...]
@@ -93,7 +94,19 @@ def search_counts(
             tell((number + 1) / rounds, f"Plan {number + 1}: {trials[-1].accuracy}", tuple(trials))
     except Cancelled as stopped:
         raise Cancelled("The search was cancelled.", tuple(trials)) from stopped
-    return Searched(min(trials, key=lambda trial: trial.accuracy.loss), tuple(trials), dense)
+    return Searched(min(trials, key=lambda trial: _doubted(trial, dense)), tuple(trials), dense)
+
+
+def _doubted(trial: Trial, dense: Accuracy) -> float:
+    """Logarithm of the measured excess loss, with what the measurement's noise may have made of an unlikely plan. Few
+    images, or such as the network was trained on, would else pick a plan for their sake alone."""
+    excess = max(LEAST, trial.accuracy.loss - dense.loss)
+    return float(np.log(excess) + NOISE * _away(trial.factors))
+
+
+def _away(factors: tuple[float, float, float]) -> float:
+    """How implausible factors are: the square of their distance from START in units of SPREAD."""
+    return float((((np.array(factors) - START) / SPREAD) ** 2).sum())
 
 
 class _Model:
@@ -124,8 +137,7 @@ class _Model:
 
         def cost(point: np.ndarray) -> float:
             found = gaps(point)
-            away = (np.array(_bounded(point)) - START) / SPREAD
-            return float(((found - found.mean()) ** 2).sum() / NOISE**2 + (away**2).sum())
+            return float(((found - found.mean()) ** 2).sum() / NOISE**2 + _away(_bounded(point)))
 
         best = minimize(cost, np.array(START), method="Nelder-Mead", options={"maxfev": 120, "xatol": 0.01}).x
         return _bounded(best), float(np.exp(gaps(best).mean()))

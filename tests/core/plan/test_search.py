@@ -12,7 +12,7 @@ from core.measure.cost import count_cost
 from core.measure.residuals import Residuals
 from core.plan import foretold, rebuilt_curves, search_counts, search_structure, target_groups
 from core.plan.limits import stand_in
-from core.plan.search import START, _Model
+from core.plan.search import START, Trial, _doubted, _Model
 from core.records import Accuracy, Trace
 from core.trace import trace_channels
 from tests.zoo import ZOO
@@ -63,7 +63,8 @@ def test_every_trial_is_within_the_budget_and_the_best_is_kept(net: str, share: 
         trace, residuals(trace), {"macs": share}, world, on_progress=lambda _, __, trials: told.append(len(trials))
     )
     assert all(macs(trace, trial.counts) <= share for trial in found.trials)
-    assert found.best.accuracy.loss == min(trial.accuracy.loss for trial in found.trials)
+    assert found.best == min(found.trials, key=lambda trial: _doubted(trial, found.dense))
+    assert found.best.accuracy.loss <= found.trials[0].accuracy.loss
     assert told == list(range(1, len(found.trials) + 1)) and len(world.asked) == 1 + len(found.trials)
     assert len({tuple(sorted(trial.counts.items())) for trial in found.trials}) == len(found.trials)
     again = search_counts(trace, residuals(trace), {"macs": share}, World(trace, START))
@@ -83,6 +84,13 @@ def test_it_corrects_itself() -> None:
     model = _Model(trace, residuals(trace), "gathers")
     (_, kind, depth), _ = model.fit(list(found.trials), found.dense)
     assert depth > -0.2 and kind < 0.5
+
+
+def test_an_unlikely_plan_must_be_clearly_better() -> None:
+    dense = accuracy(0.2)
+    likely = Trial({}, accuracy(0.30), START, None)
+    odd, better = (Trial({}, accuracy(loss), (START[0] + 0.15, 0.7, 0.6), None) for loss in (0.28, 0.25))
+    assert _doubted(better, dense) < _doubted(likely, dense) < _doubted(odd, dense)
 
 
 def test_a_stopped_search_keeps_its_trials() -> None:
