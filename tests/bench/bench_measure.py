@@ -46,6 +46,7 @@ SHARED = Path(__file__).parents[3] / "shared"
 NETS = ("demo/digits-vgg", "demo/digits-resnet", "cifar/resnet20", "cifar/resnet56", "torchvision/resnet50")
 FRACTIONS = tuple(round(0.1 * step, 1) for step in range(1, 10))
 EVALUATION_BATCH = 128
+PEER = "Torch-Pruning"  # may differ: behind a shortcut that pads with zeros it removes other channels
 EFFORT = 0.3
 LIMITS = (Limit("accuracy", 0.01), Limit("loss", 0.1))  # what the page starts with
 
@@ -157,7 +158,7 @@ def ways() -> dict[str, tuple[Callable[..., nn.Module], int]]:
     if importlib.util.find_spec("torch_pruning") is None:
         print("  Torch-Pruning is not installed: left out")
     else:
-        found["Torch-Pruning"] = (by_peer, 8)
+        found[PEER] = (by_peer, 8)
     return found
 
 
@@ -244,7 +245,8 @@ def bench(case: Case, threads: int, every: int, *, once: bool) -> bool:
     torch.set_num_threads(threads)
     print(f"\n{case.name}: {len(case.groups)} groups x {len(FRACTIONS)} fractions x {len(case.data)} images, "
           f"{threads} thread{'s' if threads > 1 else ''}, load {os.getloadavg()[0]:.1f}", flush=True)  # fmt: skip
-    ours, first = Times(), []
+    ours = Times()
+    first: list[float] = []
     memory = PeakMemory() if Path("/proc/self/statm").exists() else None
     if memory:
         memory.start()
@@ -254,14 +256,15 @@ def bench(case: Case, threads: int, every: int, *, once: bool) -> bool:
         memory.over.set()
         print(f"  memory over the model and images    {(memory.peak - memory.before) / 2**30:.2f} GiB")
     took: dict[str, tuple[Times, float]] = {}
-    wrong, worst, points = 0, 0.0, sum(len(points) - 1 for points in found.points.values())
+    equal, points = True, sum(len(points) - 1 for points in found.points.values())
     for name, (way, fewer) in ways().items():
         times = Times()
         with times.running():
             expected = naive(case, way, every * fewer)
         took[name] = times, len(expected) / points
-        differ, far = compare(found, expected, len(case.data))
-        wrong, worst = wrong + differ, max(worst, far)
+        wrong, worst = compare(found, expected, len(case.data))
+        print(f"  values beside {name:<14}        {wrong} of {len(expected)} counts differ, losses within {worst:.1e}")
+        equal &= name == PEER or (wrong == 0 and worst < 1e-5)
     again = lower_bound(case)[1]
     if not once:
         scan(case, ours, first)
@@ -269,15 +272,13 @@ def bench(case: Case, threads: int, every: int, *, once: bool) -> bool:
     print(f"  scan                                {ours}")
     for name, (times, share) in took.items():
         print(f"  {name:<14} {share:5.0%} of points  {times};  naive / scan {ratio(times, ours, share)}")
-    checked = round(points * sum(share for _, share in took.values()))
-    print(f"  equal values                        {wrong} of {checked} counts differ, losses within {worst:.1e}")
     print(f"  lower bound                         {bound:8.2f} s CPU at {rate / 1e9:.1f} and {again / 1e9:.1f} GMAC/s; "
           f"scan / bound {statistics.median(ours.cpu) / bound:.2f}")  # fmt: skip
     times, share = took["pruned copies"]
     sooner = statistics.median(times.cpu) / share / first[1]
     print(f"  first curves of all groups          {first[0]:8.2f} s wall, {first[1]:.2f} s CPU; "
           f"{sooner:.0f}x sooner (CPU) than the naive one ends; load {os.getloadavg()[0]:.1f}", flush=True)  # fmt: skip
-    return wrong == 0 and worst < 1e-5
+    return equal
 
 
 def rank(case: Case) -> None:
