@@ -20,13 +20,15 @@ SOLVERS = (AS_CUT, "least-squares", "compensation")
 
 @dataclass(frozen=True)
 class RecipeCard:
-    """One recipe as a page shows it. ``steps``: what it will do, in order, a sentence each."""
+    """One recipe as a page shows it. ``steps``: what it will do, in order, a sentence each. ``trains``: while it
+    prunes; then an accuracy to keep is no budget, for every trial of it would be a training."""
 
     name: str
     title: str
     summary: str
     source: str
     steps: tuple[str, ...]
+    trains: bool
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,10 @@ class OwnChoice:
 
 def recipe_cards() -> list[RecipeCard]:
     """Every recipe, in the order of the menu."""
-    return [RecipeCard(row.name, row.title, row.summary, row.source, recipe_steps(row.value)) for row in list_recipes()]
+    return [
+        RecipeCard(row.name, row.title, row.summary, row.source, recipe_steps(row.value), row.value.loop in TRAINING)
+        for row in list_recipes()
+    ]
 
 
 def recipe_steps(recipe: Recipe) -> tuple[str, ...]:

@@ -26,7 +26,7 @@ def show(subject: Subject) -> None:
     with left.container(border=True, height="stretch", key="card-recipe"):
         name, own = _recipe(subject)
     with right.container(border=True, height="stretch", key="card-budget"):
-        budget = _budget(subject)
+        budget = _budget(subject, trains=any(card.trains for card in recipe_cards() if card.name == name))
         _run_button(subject, {"recipe": name, "own": own, "budget": budget, "finetune": _finetune(), "seed": 0})
     known = runs.known_runs(subject)
     for run in known:
@@ -94,11 +94,12 @@ def _own() -> dict[str, Any]:
     return fields
 
 
-def _budget(subject: Subject) -> dict[str, float]:
-    """What may remain, in one of four units."""
-    kind = choices.chosen(KIND, list(KINDS), "macs")
+def _budget(subject: Subject, trains: bool) -> dict[str, float]:
+    """What may remain, in one of four units. trains: the recipe trains while it prunes."""
+    kinds = [kind for kind in KINDS if kind != "accuracy_drop" or not trains]
+    kind = choices.chosen(KIND, kinds, "macs")
     st.selectbox(
-        "Budget", list(KINDS), format_func=KINDS.__getitem__, key=f"menu_{KIND}", on_change=choices.remember,
+        "Budget", kinds, format_func=KINDS.__getitem__, key=f"menu_{KIND}", on_change=choices.remember,
         args=(KIND,), help="What limits the smaller network: the recipe removes no more than it must.",
     )  # fmt: skip
     if kind in ("macs", "params"):
@@ -108,7 +109,7 @@ def _budget(subject: Subject) -> dict[str, float]:
         return {kind: share / 100}
     if kind == "accuracy_drop":
         points = choices.number(
-            f"{AMOUNT}{kind}", "Points that may be lost", 1.0, step=0.5, most=50.0, format="%.1f",
+            f"{AMOUNT}{kind}", "At most, points", 1.0, step=0.5, most=50.0, format="%.1f",
             help="The fewest MACs whose accuracy on selection images stays within this of the dense network's.",
         )  # fmt: skip
         return {kind: points / 100}
@@ -116,7 +117,7 @@ def _budget(subject: Subject) -> dict[str, float]:
     dense = predict_latency(subject.trace, Plan({}), table).median_ms if table is not None else None
     known = f"The dense network takes {tables.ms(dense)} here, as predicted." if dense is not None else TIMED_FIRST
     amount = choices.number(
-        f"{AMOUNT}{kind}", "Milliseconds that may remain", round((dense or 2.0) / 2, 3), step=0.1, most=1e5,
+        f"{AMOUNT}{kind}", "At most, ms", round((dense or 2.0) / 2, 3), step=0.1, most=1e5,
         format="%.3f", help="One forward pass of one image, predicted from times of single layers on this machine.",
     )  # fmt: skip
     st.caption(known)

@@ -20,8 +20,11 @@ Run = Mapping[str, Any]
 def start(subject: Subject, run: Run) -> None:
     """Run it, or show what it gave before. Runs of one person wait for each other."""
 
+    found = [(one, run_work(subject, one)) for one in known_runs(subject)]
+    ended_badly = [one for one, its in found if not its.done and not its.active]
+
     def noted(record: Any) -> Any:
-        others = [one for one in record.choices.get(RUNS, []) if one != run]
+        others = [one for one in record.choices.get(RUNS, []) if one != run and one not in ended_badly]
         return choose(record, **{RUNS: [*others, run][-MOST_RUNS:], SHOWN: run_key(run)})
 
     if not usable(subject, run):

@@ -234,3 +234,22 @@ def test_a_run_under_way_and_one_that_is_done_are_drawn_together(jobs: Jobs) -> 
     jobs.say = {"state": "running", "fraction": 0.5, "partial": {"curve": steps[:2], "stories": []}}
     app = press(opened(recover_runs=[run_of()], recover_kind="params"), "Run")
     assert len(app.get("plotly_chart")) == 2
+
+
+def test_an_accuracy_to_keep_is_no_budget_for_what_trains() -> None:
+    trains = next(card.name for card in recipe_cards() if card.trains)
+    menu = opened(recover_recipe=trains, recover_kind="accuracy_drop").selectbox(key="menu_recover_kind")
+    assert len(menu.options) == 3 and menu.value == "macs"
+    assert len(opened(recover_recipe=FIRST).selectbox(key="menu_recover_kind").options) == 4
+
+
+def test_a_new_run_sweeps_away_what_failed(jobs: Jobs) -> None:
+    app = press(opened(recover_recipe=FIRST), "Run")
+    jobs.say = {"state": "failed", "error": "Out of reach."}
+    app.run()
+    assert [error.value for error in app.error] == ["Out of reach."]
+    app.selectbox(key="menu_recover_kind").set_value("params")
+    app.run()
+    next(button for button in app.button if button.label == "Run").click()
+    app.run()
+    assert [run["budget"] for run in saved(app).choices["recover_runs"]] == [{"params": 0.5}]
