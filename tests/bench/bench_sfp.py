@@ -1,7 +1,7 @@
 """Training while pruning, and training after it: `python tests/bench/bench_sfp.py [sfp|finetune] [epochs] [seeds]`;
 both without arguments.
 
-- sfp (default 10 epochs, 3 seeds): the digits VGG from scratch, with 40 % of the filters of every convolution silenced
+- sfp (default 8 epochs, 3 seeds): the digits VGG from scratch, with 40 % of the filters of every convolution silenced
   softly, against dense training with the same schedule and the same seeds. Bar: the mean accuracy on the report part
   within 0.5 points of the dense one's. What is measured is the pruned network, and that it equals the silenced one.
 - finetune: CIFAR ResNet-56 (../shared) at a quarter of its multiply-adds, made by a recipe without training from
@@ -38,7 +38,7 @@ RATE, POINTS = 0.4, 0.5
 RECIPE, MACS, SECONDS, ENOUGH = "chapr-qr", 0.25, 300.0, 0.86
 
 
-def soft_against_dense(epochs: int = 10, seeds: int = 3) -> bool:
+def soft_against_dense(epochs: int = 8, seeds: int = 3) -> bool:
     loaded, data = load_model("demo/digits-vgg", weights="random"), load_data("digits")
     trace = trace_channels(loaded.module, loaded.example)
     dense, soft = [], []
