@@ -36,6 +36,7 @@ from core.load.cifar_resnet import CifarResNet
 from core.load.torchvision_guard import import_torchvision
 from core.measure.cost import build_latency_table, predict_latency
 from core.measure.cost.clock import Clock, disagreement, low
+from core.measure.cost.memory import keeping_memory
 from core.records import Plan, Trace
 from core.trace import trace_channels
 from core.trace.modes import evaluating, thread_count
@@ -129,7 +130,7 @@ def judge(name: str, threads: int, seed: int, seconds: float) -> bool:
     foretold = np.array([predict_latency(trace, plan, table).median_ms for plan in plans]) / table.wall.factor
     networks = [trace.module, *(prune_model(trace.module, trace, plan, verify=False) for plan in plans)]
     image = trace.example[:1].repeat(batch, 1, 1, 1)
-    with thread_count(threads), evaluating(*networks):
+    with thread_count(threads), evaluating(*networks), keeping_memory():
         clock = Both(torch.device("cpu"))
         calls = [lambda network=network: network(image) for network in networks]
         rows = clock.turns(calls, 1000, seconds)

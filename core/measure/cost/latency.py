@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from core.errors import Cancelled, MeasureError
+from core.measure.cost.memory import keeping_memory
 from core.measure.cost.ways import DTYPES, first_line, prepare_run
 from core.records import Latency
 from core.registry import unknown_name
@@ -45,8 +46,9 @@ def measure_latency(
     and ``min_seconds`` of them; past ``max_seconds`` five are enough. way: "eager" (as it stands), "compiled"
     (torch.compile) or "onnx" (ONNX Runtime); making it ready is no part of the time. dtype ("float32", "bfloat16",
     "float16", "float64") and device ("cpu", "cuda", "cuda:1"): of a copy that is timed instead; None = the network's
-    own. The module, its modes and the thread count come back as they were. Raises MeasureError when the network does
-    not take the input, or the way, number type or device is not to be had here; Cancelled when asked to stop.
+    own. Freed memory stays with the process meanwhile. The module, its modes and the thread count come back as they
+    were. Raises MeasureError when the network does not take the input, or the way, number type or device is not to be
+    had here; Cancelled when asked to stop.
     """
     return measure_together(
         [module], example, batch=batch, threads=threads, warmup=warmup, repeats=repeats, min_seconds=min_seconds,
@@ -85,7 +87,7 @@ def measure_together(
     reference = next((p for p in modules[0].parameters()), example.to(**wanted))
     image = example[:1].detach().to(reference.device, reference.dtype)
     image = image.repeat(batch, *[1] * (image.dim() - 1))
-    with evaluating(*modules), thread_count(threads) as used:
+    with evaluating(*modules), thread_count(threads) as used, keeping_memory():
         calls = []
         for module in modules:
             _stop(cancelled)

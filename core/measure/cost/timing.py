@@ -30,6 +30,7 @@ from core.errors import Cancelled, MeasureError
 from core.measure.cost.clock import LEAST, PATIENCE, SWEEPS, Clock, Stop, low
 from core.measure.cost.latency import check_runs, device_name, time_rounds
 from core.measure.cost.lookup import family_sums
+from core.measure.cost.memory import keeping_memory
 from core.measure.cost.steps import Run, StepCall, sized_copy, step_model, uniform_plan, widths
 from core.measure.cost.tables import LatencyTable, StepTimes
 from core.measure.cost.wall import Wall
@@ -38,7 +39,7 @@ from core.records import Plan, Trace, fingerprint_state
 from core.trace.graph import named_state
 from core.trace.modes import evaluating, thread_count
 
-NARROW = (0.5, 0.25)  # kept shares of the uniformly narrow networks that are timed whole
+NARROW = (0.5, 0.25, 0.06)  # kept shares of uniformly narrow networks that are timed whole; the last is mostly overhead
 RANDOM = 12  # networks of random widths that are timed whole
 WHOLE = 0.35  # share of the time for whole networks
 PREPARING = 2  # rounds that it takes to make the tensors and warm up
@@ -81,7 +82,7 @@ def build_latency_table(
     tell = on_progress or (lambda *_: None)
     model = step_model(trace, batch)
     device = next((p.device for p in trace.module.parameters()), torch.device("cpu"))
-    with thread_count(threads) as used, torch.inference_mode():
+    with thread_count(threads) as used, torch.inference_mode(), keeping_memory():
         tell(0.0, "Measuring whole networks")
         clock = Clock(device, cancelled)
         wall = _wall(trace, batch, cancelled)
