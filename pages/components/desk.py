@@ -37,8 +37,9 @@ TITLES = {
 HELP = {
     "accuracy": "Share of selection images that are right. Measured on the pruned network itself; estimated from the "
     "curves of single groups until then.",
-    "latency": "Time of one forward pass. Measured in turns with the dense network; predicted from times of single "
-    "layers on this machine until then.",
+    "latency": "Wall-clock time of one forward pass, median and quartiles. Measured in turns with the dense network; "
+    "until then predicted from times of single layers, scaled to the dense network's newest measured time here and "
+    "corrected by the plans that were measured.",
     "macs": "Multiply-adds per image, counted exactly.",
     "params": "Weights and biases, counted exactly.",
     "size_bytes": "Parameters and buffers as stored, exactly.",
