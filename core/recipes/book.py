@@ -39,7 +39,7 @@ def list_recipes() -> list[Row[Recipe]]:
 RECIPES.add(
     Row("balanced-rebuild",
         Recipe("greedy", "rebuilt-error", "least-squares", "gathers", "search",
-               {"rectify": 3, "refit": True, "blend": True}),
+               {"rectify": 2, "refit": True, "blend": True}),
         "Balanced rebuilding (ours)",
         "Widths where rebuilding leaves least error for what is saved, corrected by measuring whole rebuilt networks; "
         "CaP's order, CP's walk with gathers.",

@@ -196,9 +196,14 @@ class Job:
         found = choose_and_rebuild(
             self.loaded.module, self.trace, counts, self.data.calibration, self.recipe.criterion,
             solver=self.recipe.solver, seed=self.seed, on_progress=on_progress, cancelled=self.cancelled,
-            **{**self.recipe.options, "images": min(images, self.recipe.options.get("images", images))},
+            **self._walking(images),
         )  # fmt: skip
         return Built(found.plan, found.module, found.stories)
+
+    def _walking(self, images: int) -> dict[str, Any]:
+        """The recipe's options for so many images. A network that is only measured does without the costly rounds."""
+        options = {**self.recipe.options, "images": min(images, self.recipe.options.get("images", images))}
+        return {**options, "rectify": 0} if images <= TRIAL_IMAGES else options
 
     def compact(self, plan: Plan, module: nn.Module) -> nn.Module:
         """``module`` at the plan's size: as it is, or cut where it is of full size with silent units (soft pruning)."""
