@@ -26,7 +26,7 @@ ROUNDS = 5
 START = (POWER, 0.0, 0.0)
 DESIGN = (START, (POWER + 0.15, 0.5, -0.4), (POWER - 0.15, -0.5, 0.4))  # spread, so that a fit can tell them apart
 SPREAD = (0.15, 0.7, 0.6)  # how far each number may plausibly be from START
-NOISE = 0.15  # of the logarithm of a measured excess loss
+NOISE = 6.0  # over the root of the number of images: standard error of the logarithm of a measured excess loss
 LEAST = 1e-3  # nats
 
 
@@ -101,7 +101,11 @@ def _doubted(trial: Trial, dense: Accuracy) -> float:
     """Logarithm of the measured excess loss, with what the measurement's noise may have made of an unlikely plan. Few
     images, or such as the network was trained on, would else pick a plan for their sake alone."""
     excess = max(LEAST, trial.accuracy.loss - dense.loss)
-    return float(np.log(excess) + NOISE * _away(trial.factors))
+    return float(np.log(excess) + _noise(dense) * _away(trial.factors))
+
+
+def _noise(dense: Accuracy) -> float:
+    return max(0.1, NOISE / float(np.sqrt(dense.images)))
 
 
 def _away(factors: tuple[float, float, float]) -> float:
@@ -137,7 +141,7 @@ class _Model:
 
         def cost(point: np.ndarray) -> float:
             found = gaps(point)
-            return float(((found - found.mean()) ** 2).sum() / NOISE**2 + _away(_bounded(point)))
+            return float(((found - found.mean()) ** 2).sum() / _noise(dense) ** 2 + _away(_bounded(point)))
 
         best = minimize(cost, np.array(START), method="Nelder-Mead", options={"maxfev": 120, "xatol": 0.01}).x
         return _bounded(best), float(np.exp(gaps(best).mean()))
@@ -145,4 +149,4 @@ class _Model:
 
 def _bounded(point: np.ndarray) -> tuple[float, float, float]:
     power, a, b = point.tolist()
-    return min(1.2, max(0.4, power)), min(1.5, max(-1.5, a)), min(1.5, max(-1.5, b))
+    return min(1.1, max(0.5, power)), min(1.0, max(-1.0, a)), min(1.0, max(-1.0, b))
