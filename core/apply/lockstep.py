@@ -138,7 +138,7 @@ def take_patches(x: Tensor, step: Step, kernel: Sequence[int], space: Sequence[i
     x: N x c x space. kernel: the sizes of its window, space: of its output. Columns stand in the weight's order.
     """
     stride, padding, dilation = (_per_axis(step.args[place], len(kernel)) for place in (3, 4, 5))
-    left, where = chosen.to(x.device), []
+    left, where = chosen.to(x.device), list[Tensor]()
     for size in reversed(space):
         where.insert(0, left % size)
         left = left // size
