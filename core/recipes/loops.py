@@ -135,12 +135,12 @@ def _no_floor(job: Job) -> None:
         )
 
 
-for _name, _loop, _title in (
-    ("once", once, "Cut once, then repair"),
-    ("front-to-back", front_to_back, "Choose and rebuild layer by layer"),
-    ("structural-search", structural_search, "Binary structural search"),
-    ("search", search, "Search that corrects itself"),
-    ("iterative", iterative, "Remove a few, train a little, again"),
-    ("soft", soft, "Silence while training"),
+for _name, _loop, _title, _source in (
+    ("once", once, "Cut once, then repair", "the usual baseline: Li et al. 2017, arXiv 1608.08710"),
+    ("front-to-back", front_to_back, "Choose and rebuild layer by layer", "He, Zhang, Sun 2017, arXiv 1707.06168"),
+    ("structural-search", structural_search, "Binary structural search", "Xie et al. 2021, arXiv 2108.13728"),
+    ("search", search, "Search that corrects itself", "ours"),
+    ("iterative", iterative, "Remove a few, train a little, again", "Molchanov et al. 2017, arXiv 1611.06440"),
+    ("soft", soft, "Silence while training", "He, Kang, Dong, Fu, Yang 2018, arXiv 1808.06866"),
 ):
-    LOOPS.add(Row(_name, _loop, _title, (_loop.__doc__ or "").strip()))
+    LOOPS.add(Row(_name, _loop, _title, (_loop.__doc__ or "").strip(), source=_source))

@@ -63,7 +63,7 @@ def plan(trace: Trace) -> Plan:
 @pytest.fixture(scope="module")
 def pruned(loaded: LoadedModel, trace: Trace, plan: Plan) -> nn.Module:
     calibration = load_data("digits").calibration
-    return reconstruct_model(loaded.module, trace, plan, calibration, "least-squares", images=256, max_rows=3000)
+    return reconstruct_model(loaded.module, trace, plan, calibration, "least-squares", images=256)
 
 
 @pytest.fixture(scope="module")
