@@ -268,7 +268,8 @@ def _table(subject: Subject, rows: Sequence[RungRow], level: DenseLevel) -> None
 
 def _cells(row: RungRow) -> dict[str, Any]:
     """A measured rung."""
-    (value, low, high), (less, least, most) = row.accuracy or (0.0,) * 3, row.difference or (0.0,) * 3
+    assert row.accuracy is not None and row.difference is not None  # a zero in their place would look measured
+    (value, low, high), (less, least, most) = row.accuracy, row.difference
     return {
         "Rung": f"{row.title}{' (kept)' if row.kept else ''}",
         "Accuracy, %": 100 * value,
