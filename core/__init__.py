@@ -15,6 +15,10 @@ _HOME = {
     "core.apply": "AS_CUT finetune_model list_repairs mask_model prune_model reconstruct_model",
     "core.apply.iterative": "prune_iteratively",
     "core.apply.soft": "train_softly",
+    "core.comparison": (
+        "COSTS Flip GAINED LOST OTHER SeenPlan classes_csv compare_answers flip_pictures flips_csv note_of "
+        "pareto_front seen_csv seen_plans widths_csv"
+    ),
     "core.curves": (
         "BEYOND Limit LossEstimate Lost PERHAPS RankRow Room SURELY WITHIN lost_points rank_csv rank_groups room"
     ),

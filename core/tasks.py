@@ -16,7 +16,8 @@ from torch import nn
 
 from core.curves import estimate_losses
 from core.errors import CoreError
-from core.evaluate import Comparison, compare_models, evaluate_model
+from core.evaluate import Comparison, compare_models
+from core.evaluate.metrics import ask, summarise
 from core.export import export_model, verify_export
 from core.measure.cost import build_latency_table, count_cost, machine_identity, measure_together
 from core.measure.importance import affordable_images, score_channels
@@ -36,6 +37,7 @@ SCORE_IMAGES = 256  # calibration images a criterion sees, fewer where it would 
 SCAN_IMAGES = 400  # selection images per point of a first scan
 SCAN_SEED = 0  # draws them
 TABLE_VERSION = ["wall"]  # tables without the dense network's wall time are measured anew
+PLAN_VERSION = ["answers"]  # so are plans without the answer to every image
 LATENCY_REPEATS, LATENCY_SECONDS = 40, 8.0  # whichever comes first
 
 
@@ -44,7 +46,7 @@ def job_key(verb: str, subject: Subject, **arguments: Any) -> str:
     if "plan" in arguments:  # what a plan keeps names it, not the words on how it was made
         arguments = {**arguments, "plan": Plan.from_json(arguments["plan"]).key}
     machine = [machine_identity()] if verb in {"latency_table", "evaluate_plan"} else []
-    machine += TABLE_VERSION if verb == "latency_table" else []
+    machine += {"latency_table": TABLE_VERSION, "evaluate_plan": PLAN_VERSION}.get(verb, [])
     return f"{verb}-{digest(subject.key, arguments, machine)}"
 
 
@@ -144,8 +146,9 @@ def evaluate_plan(
     """Build the network of ``plan`` (Plan JSON), repaired by a method of REPAIRS or kept (core/networks.py), and
     measure it on selection images, then its time beside the dense one.
 
-    Result and partial: {"accuracy", "dense_accuracy", "latency", "dense_latency", "macs", "params", "size_bytes"},
-    each accuracy and latency as the fields of its record, absent until measured.
+    Result and partial: {"accuracy", "latency", "dense_latency", "macs", "params", "size_bytes", "answers"}, each
+    accuracy and latency as the fields of its record, "answers" the class given to every selection image; absent until
+    measured.
     """
     subject = open_subject(model, weights, data)
     chosen = Plan.from_json(plan)
@@ -165,8 +168,9 @@ def evaluate_plan(
             result["accuracy"] = asdict(partial)
         on_progress(start + (0.9 - start) * fraction, message, dict(result) if partial is not None else None)
 
-    accuracy = evaluate_model(pruned, subject.data.selection, on_progress=report, cancelled=cancelled)
-    result["accuracy"] = asdict(accuracy)
+    answers = ask(pruned, subject.data.selection, on_progress=report, cancelled=cancelled)
+    result["accuracy"] = asdict(summarise(answers, subject.data.selection))
+    result["answers"] = answers.predicted.tolist()
     on_progress(0.9, "Measuring latency", dict(result))
     # Timed twice, a network would seem to differ from itself.
     networks = [subject.loaded.module, pruned] if chosen.kept else [pruned]

@@ -9,7 +9,7 @@ import hashlib
 import re
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -19,6 +19,7 @@ VERSION = 1
 MAX_STEPS = 200
 MAX_PLANS = 200
 MAX_MEASURED = 200
+MAX_NOTE = 1000
 PINS, MAX_PINS = "pins", 24  # among the choices: plans whose own units hold, by key
 TOKEN = re.compile(r"[A-Za-z0-9_-]{22}")
 
@@ -26,19 +27,21 @@ TOKEN = re.compile(r"[A-Za-z0-9_-]{22}")
 @dataclass(frozen=True)
 class Step:
     """One edit: for each group that changed, how many units were removed before and after; and the pin before and
-    after."""
+    after. ``by_hand``: a bar was moved; else a whole plan was set."""
 
     label: str
     before: Mapping[str, int]
     after: Mapping[str, int]
     pin_before: str = ""
     pin_after: str = ""
+    by_hand: bool = False
 
 
 @dataclass(frozen=True)
 class NamedPlan:
     """A plan kept under a name. ``plan``: its units as Plan JSON, or "" when only the counts matter. ``parent``: the
-    name of the plan it grew from, or "". ``created``: seconds since 1970."""
+    name of the plan it grew from, or "". ``created``: seconds since 1970. ``note``: a person's own words. ``how``: how
+    it was made, in words."""
 
     name: str
     removed: Mapping[str, int]
@@ -47,6 +50,8 @@ class NamedPlan:
     plan: str = ""
     parent: str = ""
     created: float = 0.0
+    note: str = ""
+    how: str = ""
 
 
 @dataclass(frozen=True)
@@ -169,7 +174,7 @@ def edit(
     key = workspace.pin if pin is None else hashlib.sha256(pin.encode()).hexdigest()[:16] if pin else ""
     if not changed and key == workspace.pin:
         return workspace
-    step = Step(label, {name: now.get(name, 0) for name in changed}, changed, workspace.pin, key)
+    step = Step(label, {name: now.get(name, 0) for name in changed}, changed, workspace.pin, key, from_equaliser)
     if pin:
         others = {name: plan for name, plan in workspace.choices.get(PINS, {}).items() if name != key}
         pins = dict([*others.items(), (key, pin)][-MAX_PINS:])
@@ -181,7 +186,26 @@ def edit(
         history=(*workspace.history, step)[-MAX_STEPS:],
         future=(),
         rev=workspace.rev + (not from_equaliser),
+        current_plan=workspace.current_plan if from_equaliser else "",
     )
+
+
+def overrides(workspace: Workspace) -> dict[str, int]:
+    """Groups moved by hand since a whole plan was set last, each with the units that plan removed there."""
+    first: dict[str, int] = {}
+    for step in reversed(workspace.history):
+        if not step.by_hand:
+            break
+        first.update(step.before)
+    return {name: count for name, count in first.items() if count != workspace.removed.get(name, 0)}
+
+
+def made_how(workspace: Workspace) -> str:
+    """How the present plan was made, in words: "Half the MACs, then 3 groups by hand"."""
+    base = next((step.label for step in reversed(workspace.history) if not step.by_hand), "")
+    count = len(overrides(workspace))
+    moved = f"{count} group{'' if count == 1 else 's'} by hand" if count else ""
+    return f"{base}, then {moved}" if base and moved else base or moved
 
 
 def undo(workspace: Workspace) -> Workspace:
@@ -214,32 +238,83 @@ def redo(workspace: Workspace) -> Workspace:
     )
 
 
-def save_plan(workspace: Workspace, name: str, plan: str = "") -> Workspace:
+def save_plan(workspace: Workspace, name: str, plan: str = "", note: str = "") -> Workspace:
     """Keep the present counts (and ``plan``, Plan JSON) under ``name``; a plan of that name is replaced.
 
-    Raises CoreError for an empty or overlong name, or when there are too many.
+    Raises CoreError for an empty or overlong name or note, or when there are too many.
     """
-    name = name.strip()
-    if not 1 <= len(name) <= 80:
-        raise CoreError(f"Expected a name of 1 to 80 characters for the plan. Found {len(name)} characters.")
+    name, note = _plan_name(name), _plan_note(note)
     others = tuple(other for other in workspace.plans if other.name != name)
     if len(others) >= MAX_PLANS:
         raise CoreError(f"There are {MAX_PLANS} named plans, the most a workspace keeps. Remove one first.")
     parent = workspace.current_plan if workspace.current_plan != name else _parent(workspace, name)
     kept = NamedPlan(
-        name, workspace.removed, workspace.criterion, workspace.model_source, plan, parent, round(time.time(), 3)
+        name,
+        workspace.removed,
+        workspace.criterion,
+        workspace.model_source,
+        plan,
+        parent,
+        round(time.time(), 3),
+        note,
+        made_how(workspace),
     )
     return replace(workspace, plans=(*others, kept), current_plan=name)
 
 
-def restore_plan(workspace: Workspace, name: str) -> Workspace:
-    """Bring back a named plan's counts, its units and its criterion as one edit that can be undone. Raises CoreError
-    when there is none of that name, or when it belongs to another network."""
+def describe_plan(workspace: Workspace, name: str, *, new_name: str, note: str) -> Workspace:
+    """Give a named plan another name and note; plans that grew from it follow. Raises CoreError when there is none of
+    that name, when the new one is taken, or for an overlong text."""
+    found, new_name, note = find_plan(workspace, name), _plan_name(new_name), _plan_note(note)
+    if new_name != name and any(plan.name == new_name for plan in workspace.plans):
+        raise CoreError(f"There is a plan called {new_name!r} already. Choose another name.")
+
+    def renamed(plan: NamedPlan) -> NamedPlan:
+        plan = replace(plan, name=new_name, note=note) if plan is found else plan
+        return replace(plan, parent=new_name) if plan.parent == name else plan
+
+    current = new_name if workspace.current_plan == name else workspace.current_plan
+    return replace(workspace, plans=tuple(map(renamed, workspace.plans)), current_plan=current)
+
+
+def find_plan(workspace: Workspace, name: str) -> NamedPlan:
+    """The plan of that name. Raises CoreError when there is none."""
     found = next((plan for plan in workspace.plans if plan.name == name), None)
     if found is None:
         raise CoreError(
             f"There is no plan called {name!r} in this workspace. It may have been removed in another window."
         )
+    return found
+
+
+def plan_tree(plans: Sequence[NamedPlan]) -> list[tuple[NamedPlan, int]]:
+    """Every plan with its depth, each behind the one it grew from, oldest first. A parent that is gone, or a circle,
+    counts as no parent."""
+    names = {plan.name: plan for plan in plans}
+
+    def parent(plan: NamedPlan) -> str:
+        above, seen = plan.parent, {plan.name}
+        while above in names and above not in seen:
+            seen.add(above)
+            above = names[above].parent
+        return plan.parent if plan.parent in names and above not in seen else ""
+
+    tree: list[tuple[NamedPlan, int]] = []
+
+    def grow(name: str, depth: int) -> None:
+        for plan in sorted(plans, key=lambda plan: plan.created):
+            if parent(plan) == name:
+                tree.append((plan, depth))
+                grow(plan.name, depth + 1)
+
+    grow("", 0)
+    return tree
+
+
+def restore_plan(workspace: Workspace, name: str) -> Workspace:
+    """Bring back a named plan's counts, its units and its criterion as one edit that can be undone. Raises CoreError
+    when there is none of that name, or when it belongs to another network."""
+    found = find_plan(workspace, name)
     if found.model_source != workspace.model_source:
         raise CoreError(
             f"The plan {name!r} belongs to {found.model_source!r}; {workspace.model_source!r} is open. "
@@ -276,12 +351,27 @@ def choose(workspace: Workspace, **choices: Any) -> Workspace:
 
 def _step(values: Mapping[str, Any]) -> Step:
     pins = (str(values.get("pin_before", "")), str(values.get("pin_after", "")))
-    return Step(str(values["label"]), _counts(values["before"]), _counts(values["after"]), *pins)
+    by_hand = bool(values.get("by_hand", False))
+    return Step(str(values["label"]), _counts(values["before"]), _counts(values["after"]), *pins, by_hand)
 
 
 def _named_plan(values: Mapping[str, Any]) -> NamedPlan:
     known = {item.name: values[item.name] for item in fields(NamedPlan) if item.name in values}
     return NamedPlan(**{**known, "removed": _counts(known["removed"])})
+
+
+def _plan_name(text: str) -> str:
+    text = text.strip()
+    if not 1 <= len(text) <= 80:
+        raise CoreError(f"Expected a name of 1 to 80 characters for the plan. Found {len(text)} characters.")
+    return text
+
+
+def _plan_note(text: str) -> str:
+    text = text.strip()
+    if len(text) > MAX_NOTE:
+        raise CoreError(f"Expected a note of at most {MAX_NOTE:,} characters. Found {len(text):,}. Shorten it.")
+    return text
 
 
 def _parent(workspace: Workspace, name: str) -> str:

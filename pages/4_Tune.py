@@ -7,7 +7,7 @@ from typing import Any
 import streamlit as st
 
 from core import AS_CUT, START_PLANS, CoreError, Plan, StartPlan, collapsed, count_cost, has_network, list_criteria
-from core.workspace import NamedPlan
+from core.workspace import NamedPlan, made_how
 from pages.components import charts, frame, moves, session, tables, work
 from pages.components.desk import Desk, cells, curve_figure, equaliser_rows, equaliser_terms, gather
 from pages.components.equaliser import equaliser
@@ -45,6 +45,9 @@ def tune() -> None:
 
 
 def draw(desk: Desk) -> None:
+    if desk.plan is not None and not desk.meaningless and not desk.pending_plan:
+        repair = work.repair(desk.record, desk.plan)
+        moves.note_plan(desk.subject, desk.plan, repair, desk.measured, made_how(desk.record))
     headline_strip(cells(desk), key="headline", pending=desk.pending)
     notice = session.take_notice()
     if notice:

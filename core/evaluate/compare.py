@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from scipy.stats import binomtest
-from torch import nn
+from torch import Tensor, nn
 
 from core.evaluate.metrics import ask, summarise
 from core.records import Accuracy, ImageData
@@ -41,6 +41,29 @@ class Comparison:
         return f"{points[0]} points [{points[1]}, {points[2]}] on {self.a.images} images, {self.flipped} changed"
 
 
+@dataclass(frozen=True)
+class Paired:
+    """Right and wrong on the same images; fields as in ``Comparison``."""
+
+    difference: float
+    low: float
+    high: float
+    lost: int
+    gained: int
+    p_value: float
+
+
+def pair_answers(right_a: Tensor, right_b: Tensor) -> Paired:
+    """What two rows of right (True) and wrong answers to the same images say. bool, (N,) each, N at least 1.
+
+    McNemar (1947), exact form: of the images that only one gets right, each side has half if both are equally good.
+    """
+    lost, gained = int((right_a & ~right_b).sum()), int((right_b & ~right_a).sum())
+    low, high = paired_interval(lost, gained, len(right_a))
+    p_value = float(binomtest(lost, lost + gained).pvalue) if lost + gained else 1.0
+    return Paired((gained - lost) / len(right_a), low, high, lost, gained, p_value)
+
+
 def compare_models(
     a: nn.Module,
     b: nn.Module,
@@ -62,12 +85,9 @@ def compare_models(
     second = ask(b, data, batch_size=batch_size, limit=limit, on_progress=half(0.5), cancelled=cancelled)
     asked = first.predicted >= 0
     right_a, right_b = ((x.predicted == data.labels)[asked] for x in (first, second))
-    lost, gained = int((right_a & ~right_b).sum()), int((right_b & ~right_a).sum())
-    images = int(asked.sum())
-    low, high = paired_interval(lost, gained, images)
-    p_value = float(binomtest(lost, lost + gained).pvalue) if lost + gained else 1.0
+    pair = pair_answers(right_a, right_b)
     flipped = int((first.predicted != second.predicted).sum())
     return Comparison(
-        summarise(first, data), summarise(second, data), (gained - lost) / images, low, high,
-        lost, gained, flipped, p_value,
+        summarise(first, data), summarise(second, data), pair.difference, pair.low, pair.high,
+        pair.lost, pair.gained, flipped, pair.p_value,
     )  # fmt: skip

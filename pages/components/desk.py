@@ -67,6 +67,11 @@ class Desk:
     def pending(self) -> bool:
         return any(job.work.active for job in self.jobs.values())
 
+    @property
+    def pending_plan(self) -> bool:
+        """Whether the plan itself is being measured: what is known of it is a part then."""
+        return "plan" in self.jobs and self.jobs["plan"].work.active
+
     def knows(self, needs: str) -> bool:
         """Whether what a start plan needs is there: "scores", "curves", "latency" or "proposal"."""
         ready = {"scores": self.scores is not None, "latency": self.table is not None}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -38,6 +39,20 @@ def buttons(directory: Path, names: list[str], key: str) -> None:
                 type="tertiary",
                 icon=":material/download:",
             )
+
+
+def csv(label: str, text: Callable[[], str], name: str) -> None:
+    """A quiet button for a table as CSV, written when it is clicked."""
+    st.download_button(
+        label,
+        lambda: text().encode(),
+        file_name=f"{name.replace('/', '-')}.csv",
+        mime="text/csv",
+        key=f"csv-{name}",
+        on_click="ignore",
+        type="tertiary",
+        icon=":material/download:",
+    )
 
 
 def _opened(path: Path) -> BinaryIO:

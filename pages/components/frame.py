@@ -51,6 +51,7 @@ STAGES = (
     ),
     Stage("pages/4_Tune.py", "Tune", "Drag the widths; watch accuracy and latency.", ":material/tune:"),
     Stage("pages/5_Recover.py", "Recover", "Win back what the cut lost.", ":material/healing:", strip=True),
+    Stage("pages/6_Compare.py", "Compare", "Put plans side by side.", ":material/compare_arrows:"),
     Stage("pages/7_Export.py", "Export", "Take away a smaller network that is verified.", ":material/download:"),
 )
 STAGE = {stage.title: stage for stage in STAGES}

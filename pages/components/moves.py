@@ -13,8 +13,10 @@ from core import (
     StartPlan,
     Subject,
     Trace,
+    count_cost,
     even_counts,
     every_count,
+    note_of,
     propose,
     removed_counts,
     removed_from_kept,
@@ -154,7 +156,38 @@ def open_with_a_plan(record: Workspace, subject: Subject) -> Workspace:
     return session.edit(counts, f"Proposed: {PROPOSED.title.lower()}")
 
 
-def save_plan(name: str) -> None:
+def take_widths(removed: Mapping[str, int], label: str) -> None:
+    """Put widths on the desk, as one step of undo; the criterion in use chooses which channels leave."""
+    record = session.workspace()
+    trace = work.subject(record).trace
+    counts = own_widths(trace, record, every_count(trace, removed, record.locked))
+    attempt(lambda: session.edit(counts, label, pin=""))
+
+
+def note_plan(subject: Subject, plan: Plan, repair: str, measured: Mapping[str, Any], label: str) -> Workspace:
+    """Remember what was measured of a plan, once, for the picture of everything measured so far."""
+    record = session.workspace()
+    key = work.network_key(record, plan)
+    known = record.measured.get(key)
+    with_latency = "latency" in measured
+    if "accuracy" not in measured or (known is not None and (not with_latency or "latency_ms" in known["costs"])):
+        return record
+    cost, removed = count_cost(subject.trace, plan), removed_counts(subject.trace, plan)
+    note = note_of(measured, cost, subject=subject, removed=removed, repair=repair, label=label)
+    return session.update(lambda newest: records.note_measured(newest, key, note))
+
+
+def describe_plan(name: str, new_name: str, note: str) -> bool:
+    """Another name and note for a plan. False, and told, when that cannot be."""
+    try:
+        session.update(lambda record: records.describe_plan(record, name, new_name=new_name, note=note))
+    except CoreError as error:
+        session.notify(str(error))
+        return False
+    return True
+
+
+def save_plan(name: str, note: str = "") -> None:
     """Keep the plan as it stands under ``name``, with the units it keeps."""
 
     def change() -> None:
@@ -162,7 +195,7 @@ def save_plan(name: str) -> None:
         plan = work.plan(record, work.subject(record))
         if plan is None:
             raise CoreError("Which channels leave is not known yet: they are being scored. Save it in a moment.")
-        session.update(lambda newest: records.save_plan(newest, name, plan.to_json()))
+        session.update(lambda newest: records.save_plan(newest, name, plan.to_json(), note))
 
     attempt(change)
 

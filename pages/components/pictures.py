@@ -11,7 +11,7 @@ from typing import Any
 import streamlit as st
 from PIL import Image
 
-from core import Subject, sample_pictures
+from core import GAINED, LOST, Subject, sample_pictures
 from pages.components import tables
 
 SHOWN_EDGE = 96  # pixels sent per picture; small ones are enlarged without smoothing, so that pixels stay pixels
@@ -25,6 +25,17 @@ def _encoded(key: str, count: int, _subject: Subject) -> list[tuple[str, str]]:
 def samples(subject: Subject, count: int) -> None:
     """``count`` images of what is open, classes in turn, each with its label."""
     st.html(tables.pictures_html(_encoded(subject.data.fingerprint, count, subject)))
+
+
+def flips(found: Sequence[Any], kinds: Sequence[str]) -> None:
+    """Images (as ``flip_pictures`` gives them) with what two plans say; a coloured edge and a word tell the kind."""
+    said = {LOST: "lost", GAINED: "won"}
+    cells = "".join(
+        f'<figure class="{kind}"><img src="{_data_url(Image.fromarray(one.pixels))}" alt="{escape(one.label)}">'
+        f"<figcaption>{escape(one.label)}<br><small>{said.get(kind, 'wrong both times')}</small></figcaption></figure>"
+        for one, kind in zip(found, kinds, strict=False)
+    )
+    st.html(f'<div class="ps-pictures flips">{cells}</div>')
 
 
 def show(pixels: Sequence[Any], captions: Sequence[Sequence[str]]) -> None:

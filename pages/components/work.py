@@ -249,6 +249,12 @@ def forget(verb: str, about: Subject, **arguments: Any) -> None:
     open_store().drop_result(verb, key)
 
 
+def cancel(found: Work) -> None:
+    """Stop a job; what it measured until then is kept."""
+    if found.job is not None:
+        open_jobs().cancel(found.job.id)
+
+
 def poll(active: bool) -> float | None:
     """For ``st.fragment(run_every=...)``: often while something is under way, never otherwise."""
     return POLL_S if active else None

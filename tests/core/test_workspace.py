@@ -3,12 +3,28 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from core import workspace as records
 from core.errors import CoreError
-from core.workspace import MAX_STEPS, Workspace, edit, is_token, new_token, redo, undo
+from core.workspace import (
+    MAX_STEPS,
+    Workspace,
+    describe_plan,
+    edit,
+    find_plan,
+    is_token,
+    made_how,
+    new_token,
+    overrides,
+    plan_tree,
+    redo,
+    restore_plan,
+    save_plan,
+    undo,
+)
 
 
 @pytest.fixture
@@ -67,7 +83,7 @@ def test_history_is_bounded(start: Workspace) -> None:
 
 def test_named_plans_come_back_as_an_edit(start: Workspace) -> None:
     now = records.save_plan(edit(start, {"a": 2}, "drag"), "first", '{"kept": {}}')
-    now = records.save_plan(edit(now, {"a": 0, "b": 7}, "drag"), "second")
+    now = records.save_plan(edit(now, {"a": 0, "b": 7}, "drag", from_equaliser=True), "second")
     assert [(plan.name, plan.parent) for plan in now.plans] == [("first", ""), ("second", "first")]
     back = records.restore_plan(now, "first")
     assert back.removed == {"a": 2} and back.current_plan == "first"
@@ -151,3 +167,34 @@ def test_a_named_plan_brings_its_units_back(start: Workspace) -> None:
     named = records.save_plan(edit(start, {"a": 1}, "one", pin='{"kept": {"a": [0]}}'), "mine", '{"kept": {"a": [0]}}')
     other = edit(named, {"a": 2}, "two", pin="")
     assert records.restore_plan(other, "mine").pinned == '{"kept": {"a": [0]}}'
+
+
+def test_what_was_moved_by_hand_since_a_plan_was_set(start: Workspace) -> None:
+    work = edit(start, {"a": 4, "b": 2}, "Half the MACs")
+    assert overrides(work) == {} and made_how(work) == "Half the MACs"
+    work = edit(work, {"a": 6}, "a", from_equaliser=True)
+    work = edit(work, {"a": 7, "c": 1}, "2 groups", from_equaliser=True)
+    assert overrides(work) == {"a": 4, "c": 0}
+    assert made_how(work) == "Half the MACs, then 2 groups by hand"
+    work = edit(work, {"a": 4}, "a", from_equaliser=True)
+    assert overrides(work) == {"c": 0}, "back where the plan had it"
+    assert overrides(Workspace.from_json(work.to_json())) == {"c": 0}
+
+
+def test_the_tree_of_origins(start: Workspace) -> None:
+    work = save_plan(edit(start, {"a": 1}, "Even"), "first", note=" why ")
+    work = save_plan(edit(work, {"a": 2}, "a", from_equaliser=True), "second")
+    work = save_plan(restore_plan(edit(work, {"a": 3}, "a", from_equaliser=True), "first"), "third")
+    work = save_plan(edit(work, {"a": 5}, "Half"), "fourth")
+    tree = [(plan.name, depth) for plan, depth in plan_tree(work.plans)]
+    assert sorted(tree[:1] + tree[-1:]) == [("first", 0), ("fourth", 0)]
+    assert {("second", 1), ("third", 1)} <= set(tree)
+    assert find_plan(work, "first").note == "why" and find_plan(work, "first").how == "Even"
+    renamed = describe_plan(work, "first", new_name="1st", note="")
+    assert find_plan(renamed, "second").parent == "1st" and find_plan(renamed, "1st").note == ""
+    with pytest.raises(CoreError, match="already"):
+        describe_plan(work, "first", new_name="second", note="")
+    with pytest.raises(CoreError, match="at most"):
+        describe_plan(work, "first", new_name="first", note="x" * 2000)
+    circle = [replace(find_plan(work, "first"), parent="second"), find_plan(work, "second")]
+    assert sorted(plan.name for plan, _ in plan_tree(circle)) == ["first", "second"]
