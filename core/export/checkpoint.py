@@ -8,25 +8,25 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from core.apply.surgery import prune_model
 from core.errors import ExportError
-from core.evaluate.metrics import class_scores
 from core.export.files import RECIPE
 from core.export.recipe import FORMAT_VERSION, read_recipe
+from core.export.source import Source
 from core.load import load_model, read_state_dict
 from core.load.models import SOURCE_KEY
 from core.records import LoadedModel, Plan, fingerprint_state
 from core.trace import trace_channels
-from core.trace.modes import evaluating
 
 FILE = "model.safetensors"
 
 
-def write_checkpoint(module: nn.Module, example: Tensor, path: Path, recipe: Mapping[str, Any]) -> None:
-    """The state dict of ``module``; the header names the architecture it was pruned from."""
-    state = {name: value.detach().cpu().contiguous().clone() for name, value in module.state_dict().items()}
+def write_checkpoint(source: Source, path: Path) -> None:
+    """The state dict of the pruned network; the header names the architecture it was pruned from."""
+    recipe, state = source.recipe, source.module.state_dict()
+    state = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
     header = {"prunescope.format": str(FORMAT_VERSION), "prunescope.fingerprint": str(recipe["fingerprint"])}
     if recipe["model"]:
         header[SOURCE_KEY] = recipe["model"]["source"]
@@ -71,13 +71,6 @@ def _rebuild(recipe: Mapping[str, Any]) -> nn.Module:
     kept = {str(name): tuple(int(unit) for unit in units) for name, units in recipe["plan"]["kept"].items()}
     trace = trace_channels(module, torch.zeros(1, *model["input"]))
     return prune_model(module, trace, Plan(kept), verify=False)
-
-
-def run_checkpoint(directory: Path, batches: list[Tensor]) -> list[Tensor]:
-    """Outputs of the reloaded network for each batch."""
-    module = load_exported(directory)
-    with evaluating(module):
-        return [class_scores(module, batch) for batch in batches]
 
 
 def read_export(path: Path) -> LoadedModel | None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from core.errors import ExportError
 
 RECIPE, REFERENCE, VERIFICATION = "recipe.json", "reference.safetensors", "verification.json"
+REPORT = "report.html"
 
 
 def write_whole(path: Path, write: Callable[[Path], None]) -> None:

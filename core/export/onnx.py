@@ -4,25 +4,21 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor, nn
 
-from core.export.exported_program import export_program
+from core.export.source import Source
 
 FILE = "model.onnx"
 OPSET = 18
 INPUT, OUTPUT = "images", "scores"
 
 
-def write_onnx(module: nn.Module, example: Tensor, path: Path, recipe: Mapping[str, Any]) -> None:
+def write_onnx(source: Source, path: Path) -> None:
     """Opset 18, any batch size; input "images", N x C x H x W, first output "scores". Checked by onnx itself."""
     import onnx
 
-    program = export_program(module, example)
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -30,26 +26,23 @@ def write_onnx(module: nn.Module, example: Tensor, path: Path, recipe: Mapping[s
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")  # about internals of the exporter, nothing a caller could act on
             made = torch.onnx.export(
-                program, (), dynamo=True, opset_version=OPSET, input_names=[INPUT], output_names=[OUTPUT], verbose=False
-            )
+                source.program, (), dynamo=True, opset_version=OPSET, input_names=[INPUT], output_names=[OUTPUT],
+                verbose=False,
+            )  # fmt: skip
     finally:
         logger.setLevel(level)
     assert made is not None
     proto = made.model_proto
     onnx.checker.check_model(proto, full_check=True)
+    _forget_sources(proto)
     path.write_bytes(proto.SerializeToString())
 
 
-def run_onnx(directory: Path, batches: list[Tensor]) -> list[Tensor]:
-    """First output of onnxruntime on the CPU for each batch, after onnx's own check of the file."""
-    import onnx
-    import onnxruntime
-
-    path = directory / FILE
-    onnx.checker.check_model(str(path))
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = torch.get_num_threads()
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
-    return [torch.from_numpy(session.run(None, {name: batch.numpy()})[0]) for batch in batches]
+def _forget_sources(proto: object) -> None:
+    """Drop the exporter's notes beside the nodes: they repeat the graph, and some name files of this machine."""
+    for node in proto.graph.node:  # type: ignore[attr-defined]
+        del node.metadata_props[:]
+        node.doc_string = ""
+    del proto.graph.metadata_props[:]  # type: ignore[attr-defined]
+    for value in [*proto.graph.value_info, *proto.graph.input, *proto.graph.output]:  # type: ignore[attr-defined]
+        del value.metadata_props[:]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import platform
 import re
 from collections.abc import Mapping
@@ -14,13 +15,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from core.apply.surgery import kept_positions
+from core.apply.repair import AS_CUT, REPAIRS
+from core.apply.surgery import kept_positions, prune_model
 from core.errors import ExportError
 from core.export.files import RECIPE, checksum
+from core.measure.cost import count_cost
 from core.records import ImageData, LoadedModel, Plan, Trace, fingerprint_state
 
 FORMAT_VERSION = 1
 LIMIT_BYTES = 64 << 20
+WEIGHTS = "weights"
 
 
 def describe(
@@ -32,6 +36,7 @@ def describe(
     data: ImageData | None,
 ) -> dict[str, Any]:
     """The recipe without its list of files. Weights are named, never by a path of this machine."""
+    known = trace or loaded
     recipe: dict[str, Any] = {
         "format": FORMAT_VERSION,
         "model": _describe_model(loaded, trace),
@@ -40,12 +45,16 @@ def describe(
             "origin": plan.origin,
             "key": plan.key,
         },
+        "method": _describe_method(module, plan, trace, measurements or {}),
         "fingerprint": fingerprint_state(module.state_dict()),
+        "input": list(known.example.shape[1:]) if known is not None else [],
         "parameters": sum(parameter.numel() for parameter in module.parameters()),
         "measurements": plain(measurements or {}),
         "data": _describe_data(data),
-        "versions": {"python": platform.python_version(), "torch": torch.__version__, "prunescope": _version()},
-    }
+        "versions": _versions(),
+        "machine": {"system": f"{platform.system()} {platform.machine()}", "cores": os.cpu_count(),
+                    "threads": torch.get_num_threads()},
+    }  # fmt: skip
     if trace is not None:
         recipe["groups"] = {
             group.id: {
@@ -59,7 +68,54 @@ def describe(
         for (name, dim), mask in kept_positions(trace, plan).items():
             layers.setdefault(name, {})[str(dim)] = mask.nonzero().flatten().tolist()
         recipe["kept_channels"] = layers
+        recipe["layers"] = _describe_layers(trace, plan)
+        recipe["costs"] = _describe_costs(trace, plan)
     return recipe
+
+
+def _describe_method(
+    module: nn.Module, plan: Plan, trace: Trace | None, measurements: Mapping[str, Any]
+) -> dict[str, Any]:
+    """How the weights came about. repair: a name of REPAIRS, which makes them again, bit by bit, from the dense network
+    and its calibration images; WEIGHTS where only the file has them."""
+    repair = str(measurements.get("repair") or "")
+    if trace is not None:
+        cut = prune_model(trace.module, trace, plan, verify=False).state_dict()
+        same = fingerprint_state(cut) == fingerprint_state(module.state_dict())
+        repair = AS_CUT if same else repair
+    known = repair in REPAIRS
+    return {"plan": plan.origin, "repair": repair if known else WEIGHTS, "seed": 0, "threads": torch.get_num_threads()}
+
+
+def _describe_costs(trace: Trace, plan: Plan) -> dict[str, Any]:
+    """Exact, by arithmetic; multiply-adds are per image."""
+    dense, pruned = count_cost(trace), count_cost(trace, plan)
+    totals = {
+        name: {"macs": cost.macs, "params": cost.params, "size_bytes": cost.size_bytes}
+        for name, cost in (("dense", dense), ("pruned", pruned))
+    }
+    layers = [
+        {"layer": name, "channels": old.out_channels, "kept": new.out_channels, "params_before": old.params,
+         "params_after": new.params, "macs_before": old.macs, "macs_after": new.macs}
+        for name, old in dense.per_layer.items()
+        for new in [pruned.per_layer[name]]
+    ]  # fmt: skip
+    return {**totals, "layers": layers}
+
+
+def _describe_layers(trace: Trace, plan: Plan) -> dict[str, dict[str, Any]]:
+    """layer -> its channels when dense, and the indices of those that stay; every layer whose channels may leave."""
+    found: dict[str, dict[str, Any]] = {}
+    for group in trace.prunable:
+        kept = set(plan.kept.get(group.id, range(group.units)))
+        for member in group.by_role("producer"):
+            if member.dim == 0 and member.tensor.endswith("weight"):
+                units = member.unit_of.tolist()
+                before = found.get(member.layer)
+                stays = {place for place, unit in enumerate(units) if unit < 0 or unit in kept}
+                stays &= set(before["kept"]) if before else stays
+                found[member.layer] = {"channels": len(units), "kept": sorted(stays)}
+    return found
 
 
 def _describe_model(loaded: LoadedModel | None, trace: Trace | None) -> dict[str, Any] | None:
@@ -79,7 +135,9 @@ def _describe_model(loaded: LoadedModel | None, trace: Trace | None) -> dict[str
     folder = source if source.is_dir() else source.parent
     if source.exists() and (folder / RECIPE).is_file():
         # A network that was itself an export: what it was made from travels along, its folder may not.
-        described["made_from"] = {key: read_recipe(folder)[key] for key in ("model", "plan")}
+        earlier = read_recipe(folder)
+        if earlier["model"]:
+            described["made_from"] = {key: earlier[key] for key in ("model", "plan")}
     return described
 
 
@@ -91,11 +149,14 @@ def _describe_data(data: ImageData | None) -> dict[str, Any] | None:
     return {"name": data.name, "images": len(data), "fingerprint": data.fingerprint, **normalised}
 
 
-def _version() -> str:
-    try:
-        return metadata.version("prunescope")
-    except metadata.PackageNotFoundError:
-        return "from source"
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version(), "torch": torch.__version__}
+    for package in ("prunescope", "torchvision", "numpy", "onnx", "onnxruntime"):
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = "from source" if package == "prunescope" else "not installed"
+    return found
 
 
 def plain(value: Any) -> Any:

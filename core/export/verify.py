@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from core.errors import ExportError
-from core.export.files import VERIFICATION
+from core.export.files import VERIFICATION, write_text
 
 TIMEOUT_S = 600.0
 
@@ -20,7 +17,9 @@ TIMEOUT_S = 600.0
 @dataclass(frozen=True)
 class FileCheck:
     """One exported file. ``accuracy``: share right on the stored images, ``expected_accuracy`` what it was at export;
-    None without labels. Errors compare outputs with those stored; None when the file could not be run."""
+    None without labels. Errors compare outputs with those stored; None when the file could not be run. ``latency_ms``:
+    median for one image in the process that checked it. ``with_engine``: it was loaded by Prunescope's own code; all
+    others were loaded where that cannot be imported."""
 
     file: str
     format: str
@@ -31,6 +30,8 @@ class FileCheck:
     max_rel_error: float | None = None
     accuracy: float | None = None
     expected_accuracy: float | None = None
+    latency_ms: float | None = None
+    with_engine: bool = False
 
 
 @dataclass(frozen=True)
@@ -50,26 +51,27 @@ class VerifyReport:
         return VerifyReport(bool(data["ok"]), str(data["message"]), files)
 
 
-def verify_export(directory: str | Path, *, timeout_s: float = TIMEOUT_S) -> VerifyReport:
+def verify_export(
+    directory: str | Path, *, timeout_s: float = TIMEOUT_S, run_code: bool = False, strict: bool = False
+) -> VerifyReport:
     """Reload every file of an export in a fresh Python process and compare with what was stored at export.
 
-    Writes verification.json beside them. Files that are damaged, missing or different give a report with ``ok`` False
-    and a sentence each; nothing is raised for them. Raises ExportError only when ``directory`` is no folder.
+    Writes verification.json beside them, and the result into report.html. Files that are damaged, missing or different
+    give a report with ``ok`` False and a sentence each; nothing is raised for them unless ``strict``. Files that run
+    code when they are loaded are run only when they were written by this installation, or with ``run_code``. Raises
+    ExportError when ``directory`` is no folder, or, with ``strict``, when a file is not what was exported.
     """
+    from core.export.check import check_export
+    from core.export.recipe import plain
+    from core.export.report import write_report
+
     folder = Path(directory).resolve()
     if not folder.is_dir():
         raise ExportError(f"There is no folder {folder.name} to verify. Export first.")
-    root = Path(__file__).resolve().parents[2]
-    environment = {**os.environ, "PYTHONPATH": str(root), "PYTHONDONTWRITEBYTECODE": "1"}
     (folder / VERIFICATION).unlink(missing_ok=True)
-    command = [sys.executable, "-m", "core.export.check", str(folder)]
-    try:
-        done = subprocess.run(
-            command, cwd=root, env=environment, capture_output=True, text=True, timeout=timeout_s, check=False
-        )
-        return VerifyReport.from_dict(json.loads((folder / VERIFICATION).read_text(encoding="utf-8")))
-    except subprocess.TimeoutExpired:
-        return VerifyReport(False, f"Verification did not finish within {timeout_s:.0f} s and was stopped.")
-    except (OSError, ValueError, KeyError, TypeError):
-        last = (done.stderr.strip().splitlines() or ["it left no message"])[-1][:200]
-        return VerifyReport(False, f"The process that verifies ended with status {done.returncode}: {last}")
+    report = check_export(folder, timeout_s=timeout_s, run_code=run_code)
+    write_text(folder / VERIFICATION, json.dumps(plain(report.to_dict()), indent=1))
+    write_report(folder)
+    if strict and not report.ok:
+        raise ExportError(report.message)
+    return report

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,18 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from core.errors import ExportError
+from core.errors import CoreError, ExportError
 from core.evaluate.metrics import class_scores
-from core.export.files import RECIPE, REFERENCE, VERIFICATION, make_folder, write_text, write_whole
+from core.export.files import RECIPE, REFERENCE, REPORT, VERIFICATION, make_folder, write_text, write_whole
 from core.export.formats import FORMATS, Format
+from core.export.papers import PAPERS, write_papers
 from core.export.recipe import describe, list_files, to_text
+from core.export.report import write_report
+from core.export.source import Source
+from core.export.trust import seal
 from core.records import ImageData, LoadedModel, Plan, Trace
+from core.registry import Row
+from core.trace import trace_channels
 from core.trace.modes import evaluating
 
 REFERENCE_IMAGES, REFERENCE_BYTES = 512, 8 << 20
@@ -47,6 +53,7 @@ def export_model(
     trace: Trace | None = None,
     measurements: Mapping[str, Any] | None = None,
     data: ImageData | None = None,
+    on_progress: Callable[..., None] | None = None,
 ) -> ExportReport:
     """Write the pruned ``module`` that ``plan`` led to into ``directory``; files of an earlier export there give way.
 
@@ -56,40 +63,66 @@ def export_model(
     needed for the input's size. A format that fails leaves the others and is named in the report. Raises ExportError
     when nothing could be written.
     """
-    names = FORMATS.names() if formats == "all" else [formats] if isinstance(formats, str) else list(formats)
-    rows = [FORMATS.row(name) for name in names]
+
+    def tell(message: str) -> None:
+        if on_progress is not None:
+            on_progress(len(written) / max(1, len(rows)), message)
+
+    rows = _ordered(formats)
     known = trace or loaded
     if known is None:
         raise ExportError("Export needs the size of the input: give loaded= or trace=.")
-    example = known.example[:1].cpu()
     folder = make_folder(directory)
     network = copy.deepcopy(module).cpu().eval()
+    trace = trace if trace is not None or loaded is None else _trace(loaded)
     recipe = describe(network, plan, loaded, trace, measurements, data)
+    source = Source(network, known.example[:1].cpu(), recipe, plan, loaded, trace)
     _clear(folder)
     failed: dict[str, str] = {}
-    written = []
+    written: list[str] = []
     for row in rows:
+        if formats == "all" and not row.value.applies(source):
+            continue
+        tell(f"Writing {row.title}")
         try:
-            _write_format(row.value, folder, network, example, recipe)
+            _write_format(row.value, folder, source)
             written.append(row.value.file)
         except Exception as error:  # exporters raise whatever their parts raise; the others must still be written
             failed[row.name] = f"{row.title} could not be written: {_sentence(error)}"
     if not written:
         raise ExportError(" ".join(failed.values()) or "No export format was asked for.")
-    write_whole(folder / REFERENCE, lambda path: _write_reference(path, network, example, data))
+    write_whole(folder / REFERENCE, lambda path: _write_reference(path, network, source.example, data))
     recipe["failed"] = failed
-    recipe["files"] = list_files(folder, [*written, REFERENCE])
+    papers = write_papers(folder, source)
+    recipe["files"] = list_files(folder, [*written, REFERENCE, *papers])
+    recipe["seal"] = seal(recipe)
     write_text(folder / RECIPE, to_text(recipe))  # last: it seals the rest
-    return ExportReport(str(folder), (*written, REFERENCE, RECIPE), failed)
+    write_report(folder)
+    return ExportReport(str(folder), (*written, REFERENCE, *papers, RECIPE, REPORT), failed)
 
 
-def _write_format(chosen: Format, folder: Path, network: nn.Module, example: Tensor, recipe: Mapping[str, Any]) -> None:
-    write_whole(folder / chosen.file, lambda path: chosen.write(network, example, path, recipe))
+def _trace(loaded: LoadedModel) -> Trace | None:
+    """The recipe tells layers by name where the network can be followed; without that the files are as good."""
+    try:
+        return trace_channels(loaded.module, loaded.example)
+    except CoreError:
+        return None
+
+
+def _ordered(formats: str | Sequence[str]) -> list[Row[Format]]:
+    """The rows asked for and those they cannot do without, in the order of FORMATS."""
+    names = FORMATS.names() if formats == "all" else [formats] if isinstance(formats, str) else list(formats)
+    wanted = {needed for name in names for needed in (FORMATS.row(name).name, *FORMATS[name].needs)}
+    return [row for row in FORMATS if row.name in wanted]
+
+
+def _write_format(chosen: Format, folder: Path, source: Source) -> None:
+    write_whole(folder / chosen.file, lambda path: chosen.write(source, path))
 
 
 def _clear(folder: Path) -> None:
     """Take away what an earlier export wrote, so that nothing old is taken for new."""
-    for name in (RECIPE, REFERENCE, VERIFICATION, *(row.value.file for row in FORMATS)):
+    for name in (RECIPE, REFERENCE, VERIFICATION, REPORT, *PAPERS, *(row.value.file for row in FORMATS)):
         (folder / name).unlink(missing_ok=True)
 
 

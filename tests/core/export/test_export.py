@@ -17,10 +17,11 @@ from torch import nn
 from core.apply import prune_model, reconstruct_model
 from core.errors import CoreError, ExportError
 from core.evaluate import evaluate_model
-from core.export import export_model, load_exported, verify_export
+from core.export import export_model, load_exported, runner, verify_export
 from core.export.check import check_export
 from core.export.files import checksum
 from core.export.formats import FORMATS, Format
+from core.export.trust import seal
 from core.load import load_data, load_model
 from core.plan import plan_uniform
 from core.records import Accuracy, ImageData, LoadedModel, Plan, Scores, Trace, fingerprint_state
@@ -28,6 +29,8 @@ from core.registry import Row
 from core.trace import trace_channels
 
 ROOT = Path(__file__).resolve().parents[3]
+WRITTEN = ["checkpoint", "python", "exported_program", "onnx", "torchscript"]
+FILES = [FORMATS[name].file for name in WRITTEN]
 LOAD = """
 import json, sys
 import torch
@@ -98,8 +101,9 @@ def copied(exported: Path, tmp_path: Path) -> Path:
 def test_verification_in_a_fresh_process(exported: Path, accuracy: Accuracy) -> None:
     found = verify_export(exported)
     assert found.ok, found.message
-    assert [check.format for check in found.files] == ["checkpoint", "exported_program", "onnx"]
+    assert [check.format for check in found.files] == WRITTEN
     for check in found.files:
+        assert check.with_engine is (check.format == "checkpoint") and check.latency_ms and check.latency_ms > 0
         assert check.ok and check.images == accuracy.images
         assert check.accuracy == check.expected_accuracy == pytest.approx(accuracy.value)
         assert check.max_rel_error is not None and check.max_rel_error < 1e-4
@@ -156,6 +160,23 @@ def test_onnx_takes_any_batch(exported: Path, pruned: nn.Module, report: ImageDa
         assert torch.allclose(torch.from_numpy(found), pruned(report.images[:count]), atol=1e-4)
 
 
+def run_here(directory: Path, jobs: list, work: Path, engine: bool, timeout_s: float) -> None:
+    """The runner's work without a process of its own, to test what is made of its results."""
+    images = safetensors.torch.load_file(directory / "reference.safetensors")["images"]
+    for job in jobs:
+        runner.run_job(directory, job, images, work)
+
+
+def reseal(folder: Path, *names: str) -> None:
+    """The recipe of files that were changed by somebody who holds the key: only computing shows the change."""
+    recipe = json.loads((folder / "recipe.json").read_text())
+    for name in names:
+        path = folder / name
+        recipe["files"][name] = {"size_bytes": path.stat().st_size, "sha256": checksum(path)}
+    recipe["seal"] = seal(recipe)
+    (folder / "recipe.json").write_text(json.dumps(recipe))
+
+
 def damage_weights(folder: Path) -> None:
     path = folder / "model.safetensors"
     data = bytearray(path.read_bytes())
@@ -164,42 +185,76 @@ def damage_weights(folder: Path) -> None:
 
 
 def change_weights(folder: Path) -> None:
-    """Other weights, with a recipe that was made to agree: only computing shows it."""
+    """Other weights, with a recipe that was made to agree."""
     path, recipe_path = folder / "model.safetensors", folder / "recipe.json"
     state = safetensors.torch.load_file(path)
     state["classifier.bias"] += 0.5
     safetensors.torch.save_file(state, path)
     recipe = json.loads(recipe_path.read_text())
     recipe["fingerprint"] = fingerprint_state(state)
-    recipe["files"][path.name] = {"size_bytes": path.stat().st_size, "sha256": checksum(path)}
     recipe_path.write_text(json.dumps(recipe))
+    reseal(folder, path.name)
 
 
 def swap_program(folder: Path) -> None:
-    path, recipe_path = folder / "model.pt2", folder / "recipe.json"
-    path.write_bytes(b"not a program")
-    recipe = json.loads(recipe_path.read_text())
-    recipe["files"][path.name] = {"size_bytes": path.stat().st_size, "sha256": checksum(path)}
-    recipe_path.write_text(json.dumps(recipe))
+    (folder / "model.pt2").write_bytes(b"not a program")
+    reseal(folder, "model.pt2")
+
+
+def change_class(folder: Path) -> None:
+    path = folder / "model.py"
+    path.write_text(path.read_text().replace("return x\n", "return x * 1.01\n"))
+    reseal(folder, path.name)
 
 
 @pytest.mark.parametrize(
-    ("harm", "file", "words"),
+    ("harm", "files", "words"),
     [
-        (damage_weights, "model.safetensors", "model.safetensors is damaged"),
-        (change_weights, "model.safetensors", "model.safetensors computes something else"),
-        (lambda folder: (folder / "model.onnx").unlink(), "model.onnx", "model.onnx is missing"),
-        (lambda folder: (folder / "model.onnx").write_bytes(b"short"), "model.onnx", "model.onnx is damaged"),
-        (swap_program, "model.pt2", "model.pt2 does not reload"),
+        (damage_weights, FILES[:2], "model.safetensors is damaged"),
+        (change_weights, FILES[:2], "model.safetensors computes something else"),
+        (lambda folder: (folder / "model.onnx").unlink(), ["model.onnx"], "model.onnx is missing"),
+        (lambda folder: (folder / "model.onnx").write_bytes(b"short"), ["model.onnx"], "model.onnx is damaged"),
+        (swap_program, ["model.pt2"], "model.pt2 does not reload"),
+        (change_class, ["model.py"], "model.py computes something else"),
     ],
 )
-def test_harm_to_one_file_is_told(copied: Path, harm, file: str, words: str) -> None:
+def test_harm_to_one_file_is_told(copied: Path, harm, files: list[str], words: str) -> None:
     harm(copied)
-    found = check_export(copied)
+    found = check_export(copied, run=run_here)
     assert not found.ok and words in found.message and "Traceback" not in found.message
-    assert {check.file: check.ok for check in found.files} == {
-        name: name != file for name in ("model.safetensors", "model.pt2", "model.onnx")
-    }
+    assert {check.file: check.ok for check in found.files} == {name: name not in files for name in FILES}
+
+
+def test_code_that_was_not_written_here_is_not_run(copied: Path) -> None:
+    """Somebody else's folder, in itself consistent: its Python file would leave a mark if it ran."""
+    path, recipe_path = copied / "model.py", copied / "recipe.json"
+    path.write_text(path.read_text() + f"\nPath({str(copied / 'ran')!r}).touch()\n")
+    reseal(copied, path.name)
+    recipe = json.loads(recipe_path.read_text())
+    recipe_path.write_text(json.dumps({**recipe, "seal": "0" * 64}))
+    found = check_export(copied, run=run_here)
+    assert not (copied / "ran").exists()
+    assert [check.format for check in found.files if check.ok] == ["checkpoint", "onnx"]
+    assert "was not written by this installation" in found.message
+    assert check_export(copied, run=run_here, run_code=True).ok and (copied / "ran").exists()
+
+
+def test_a_file_that_ends_its_process_leaves_the_others(copied: Path) -> None:
+    path = copied / "model.py"
+    path.write_text(path.read_text().replace("import torch\n", "import os\n\nos._exit(7)\n", 1))
+    reseal(copied, path.name)
+    found = check_export(copied)
+    assert {check.file: check.ok for check in found.files} == {name: name != "model.py" for name in FILES}
+    assert "model.py ended the process that loaded it (status 7" in found.message
+
+
+def test_the_check_cannot_reach_this_program(copied: Path) -> None:
+    path = copied / "model.py"
+    path.write_text(path.read_text().replace("import torch\n", "import core\nimport torch\n", 1))
+    reseal(copied, path.name)
+    found = check_export(copied)
+    assert [check.file for check in found.files if not check.ok] == ["model.py"]
+    assert "core is not needed to load this file" in found.message
 
 
 @pytest.mark.parametrize(
@@ -214,7 +269,7 @@ def test_harm_to_one_file_is_told(copied: Path, harm, file: str, words: str) -> 
 )
 def test_harm_to_the_whole_is_told(copied: Path, harm) -> None:
     harm(copied)
-    found = check_export(copied)
+    found = check_export(copied, run=run_here)
     assert not found.ok and not found.files and "Export again" in found.message
 
 
@@ -222,10 +277,18 @@ def test_harm_is_told_by_the_fresh_process_too(copied: Path) -> None:
     damage_weights(copied)
     for path in (copied / "model.pt2", copied / "model.onnx"):
         path.unlink()
+    (copied / "model.torchscript.pt").unlink()
     found = verify_export(copied)
-    assert not found.ok and [check.ok for check in found.files] == [False] * 3
+    assert not found.ok and [check.ok for check in found.files] == [False] * 5
     assert json.loads((copied / "verification.json").read_text())["ok"] is False
-    assert not verify_export(copied, timeout_s=0.01).ok
+    assert "is damaged" in (copied / "report.html").read_text()
+    with pytest.raises(ExportError, match="is damaged"):
+        verify_export(copied, strict=True)
+
+
+def test_a_check_that_takes_too_long_is_stopped(copied: Path) -> None:
+    found = verify_export(copied, timeout_s=0.01)
+    assert not found.ok and "was not checked within" in found.message
 
 
 def test_weights_that_do_not_belong_are_refused(copied: Path) -> None:
@@ -247,27 +310,30 @@ def test_weights_that_do_not_belong_are_refused(copied: Path) -> None:
 def test_one_format_that_fails_leaves_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loaded: LoadedModel, trace: Trace, plan: Plan, pruned: nn.Module
 ) -> None:
-    def fails(module: nn.Module, example: torch.Tensor, path: Path, recipe: object) -> None:
+    def fails(source: object, path: Path) -> None:
         path.write_bytes(b"half")
         raise RuntimeError("an operator has no translation\nlong story")
 
-    broken = Row("onnx", Format("model.onnx", fails, FORMATS["onnx"].run, 1e-3), "ONNX", "")
+    broken = Row("onnx", Format("model.onnx", fails, 1e-3), "ONNX", "")
     monkeypatch.setitem(FORMATS._rows, "onnx", broken)
     done = export_model(pruned, plan, tmp_path, ["checkpoint", "onnx"], loaded=loaded, trace=trace)
     assert done.failed == {"onnx": "ONNX could not be written: RuntimeError: an operator has no translation"}
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "model.safetensors", "recipe.json", "reference.safetensors",
+        "layers.csv", "model.safetensors", "ratios.json", "recipe.json", "reference.safetensors", "report.html",
     ]  # fmt: skip
     with pytest.raises(ExportError, match="no translation"):
         export_model(pruned, plan, tmp_path, "onnx", loaded=loaded, trace=trace)
 
 
 def test_without_data_or_loaded(tmp_path: Path, trace: Trace, plan: Plan, pruned: nn.Module) -> None:
-    export_model(pruned, plan, tmp_path, ["checkpoint", "exported_program"], trace=trace)
-    found = check_export(tmp_path)
+    export_model(pruned, plan, tmp_path, ["checkpoint", "onnx"], trace=trace)
+    found = check_export(tmp_path, run=run_here)
     assert not found.ok and "names no architecture" in found.message
-    assert {check.format: check.ok for check in found.files} == {"checkpoint": False, "exported_program": True}
+    assert {check.format: check.ok for check in found.files} == {"checkpoint": False, "onnx": True}
     assert found.files[1].accuracy is None and found.files[1].images == 8
+    export_model(pruned, plan, tmp_path, "python", trace=trace)  # the weights have a home in model.py
+    assert sorted(p.name for p in tmp_path.glob("model.*")) == ["model.py", "model.safetensors"]
+    assert check_export(tmp_path, run=run_here).ok
 
 
 def test_bad_requests(tmp_path: Path, trace: Trace, plan: Plan, pruned: nn.Module) -> None:
