@@ -14,7 +14,16 @@ def entry(**changes: Any) -> dict[str, Any]:
     seed = {"exact": 1e-6, "effect": 0.5, "finite": True, "count_agrees": True}
     ours = {"trace_s": 0.2, "prune_s": 0.3, "prune_unverified_s": 0.1, "trace_mb": 9.0, "prunable": 4, "groups": 5}
     ours |= {"seeds": [seed, {**seed, **changes.pop("seed", {})}], "params_left": 0.3}
-    peer = {"ok": True, "forwards": True, "build_s": 4.0, "step_s": 1.0, "total_s": 5.0, **changes.pop("peer", {})}
+    peer = {
+        "ok": True,
+        "forwards": True,
+        "show_s": 1.0,
+        "build_s": 3.0,
+        "step_s": 1.0,
+        "alone_s": 4.0,
+        "total_s": 5.0,
+        **changes.pop("peer", {}),
+    }
     return {"ours": {**ours, **changes}, "peer": peer}
 
 
@@ -66,6 +75,7 @@ def test_what_was_not_run_is_open_and_two_timm_networks_may_fail() -> None:
 
 def test_a_peer_that_fails_is_no_rival() -> None:
     assert ratio(entry()) == 10.0
+    assert ratio(entry(), alone=True) == 8.0
     assert ratio(entry(peer={"forwards": False})) is None
     assert failure(entry(peer={"forwards": False})["ours"]) is None
 

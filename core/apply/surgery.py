@@ -269,7 +269,8 @@ def _masked_view(dense: Census, trace: Trace, masks: Masks) -> nn.Module:
 
     masks: as ``kept_positions`` gives them."""
     roles = trace.flow.book.roles
-    masks = {key: mask for key, mask in masks.items() if roles.get(key) == "consumer"}
+    runs = set(trace.tape.state.values())  # layers that only run in training are not looked at
+    masks = {key: mask for key, mask in masks.items() if roles.get(key) == "consumer" and key[0] in runs}
     norms = {name for pair in trace.norms for name in pair}
     given = {
         name.rpartition(".")[0]: mask

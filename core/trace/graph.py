@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cache
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -31,19 +31,36 @@ GROUPED = (nn.modules.conv._ConvNd, nn.GroupNorm)
 NoDispatch, NoFunctions = torch._C._DisableTorchDispatch, torch._C.DisableTorchFunction
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Ref:
     """A place on the tape where a tensor lives."""
 
     slot: int
 
 
-@cache
-def _name_of(op: Any) -> str:
-    return str(op.overloadpacket.__name__)
+class Facts(NamedTuple):
+    """What an operator's schema says: its name without overload; whether it writes one of its arguments; whether it
+    gives a view of one."""
+
+    name: str
+    written: bool
+    views: bool
 
 
-@dataclass(frozen=True)
+_facts: dict[int, Facts] = {}  # by id: operators live as long as the program, and to hash one takes a call of Python
+
+
+def facts_of(op: Any) -> Facts:
+    found = _facts.get(id(op))
+    if found is None:
+        schema = op._schema
+        written = any(argument.alias_info is not None and argument.alias_info.is_write for argument in schema.arguments)
+        views = any(result.alias_info is not None for result in schema.returns)
+        found = _facts[id(op)] = Facts(str(op.overloadpacket.__name__), written, views)
+    return found
+
+
+@dataclass(slots=True)  # not frozen: a network has hundreds, and each would take four times as long to make
 class Step:
     """One operator call. Tensors among ``args`` and ``kwargs`` are Refs; ``outputs`` are the slots it fills."""
 
@@ -57,7 +74,7 @@ class Step:
     @property
     def name(self) -> str:
         """Operator name without overload: "convolution", "relu_"."""
-        return _name_of(self.op)
+        return facts_of(self.op).name
 
 
 @dataclass(frozen=True)
@@ -95,6 +112,7 @@ class _Recorder(TorchDispatchMode):
         self.shape_only = shape_only
         self.steps: list[Step] = []
         self.slot_of: dict[int, int] = {}
+        self.places: list[Ref] = []  # by slot
         self.alive: list[Tensor] = []  # ids are only unique while their tensors live
         self.twins: dict[int, Tensor] = {}  # real tensors as shape-only ones
         self.state: dict[int, str] = {}
@@ -122,7 +140,8 @@ class _Recorder(TorchDispatchMode):
 
     def made(self, tensor: Tensor) -> int:
         """A new place for ``tensor``."""
-        slot = self.slot_of[id(tensor)] = len(self.shapes)
+        slot = self.slot_of[id(tensor)] = len(self.places)
+        self.places.append(Ref(slot))
         self.shapes[slot] = tuple(tensor.shape)
         self.alive.append(tensor)
         return slot
@@ -132,12 +151,14 @@ class _Recorder(TorchDispatchMode):
         found = []
         for value in values:
             kind = type(value)
-            if kind is Tensor or isinstance(value, Tensor):
+            if kind in PLAIN:
+                found.append(value)
+            elif kind is Tensor or isinstance(value, Tensor):
                 slot = self.slot_of.get(id(value))
                 if slot is None:
                     slot = self.slot(value)
                 reads.append(slot)
-                found.append(Ref(slot))
+                found.append(self.places[slot])
             elif value and (kind is list or kind is tuple) and type(value[0]) is not int:  # not a list of sizes
                 found.append(self.refs(value, reads))
             else:
@@ -150,9 +171,9 @@ class _Recorder(TorchDispatchMode):
             if not self.shape_only:
                 result = func(*args, **kwargs)
             else:
-                given = _tensors((*args, kwargs) if kwargs else args)
+                given = tensors_in((*args, kwargs) if kwargs else args)
                 real = [x for x in given if not x.is_meta]
-                if real and _aliasing(func)[0]:
+                if real and facts_of(func).written:
                     raise UntouchableError
                 if any(x.is_meta or x.is_floating_point() for x in given) and real:
                     result = shapes.run(func, self._shaped(args), self._shaped(kwargs))
@@ -178,11 +199,11 @@ class _Recorder(TorchDispatchMode):
         reads: list[int] = []
         ref_args = self.refs(args, reads)
         ref_kwargs = dict(zip(kwargs, self.refs(list(kwargs.values()), reads), strict=True)) if kwargs else {}
-        tensors = [result] if type(result) is Tensor else _tensors(result)
-        written, views = _aliasing(func)
+        tensors = [result] if type(result) is Tensor else tensors_in(result)
+        _, written, views = facts_of(func)
         in_place = False
         if written:
-            given = _tensors(args) + _tensors(list(kwargs.values()))
+            given = tensors_in(args) + tensors_in(list(kwargs.values()))
             back = [x for x in tensors if any(x is one for one in given)]
             in_place = bool(back)
             self.aliases_written |= not in_place or any(self.slot_of[id(x)] in self.viewed for x in back)
@@ -193,26 +214,30 @@ class _Recorder(TorchDispatchMode):
         return result
 
 
-TENSORS = frozenset({Tensor, nn.Parameter})
-FLAT = frozenset({*TENSORS, type(None), int, float, bool, str, torch.dtype, torch.device, torch.layout})
+TENSORS, NESTED = frozenset({Tensor, nn.Parameter}), frozenset({list, tuple, dict})
+PLAIN = frozenset({type(None), int, float, bool, str, torch.dtype, torch.device, torch.layout, torch.memory_format})
 
 
-def _tensors(value: Any) -> list[Tensor]:
+def tensors_in(value: Any) -> list[Tensor]:
+    """In order; ``value`` may be nested as PyTorch's operators take and give them."""
     if isinstance(value, Tensor):
         return [value]
-    if type(value) in (tuple, list):
-        kinds = set(map(type, value))
-        if kinds <= FLAT:
-            return [item for item in value if type(item) in TENSORS]
-    return [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
-
-
-@cache
-def _aliasing(func: Any) -> tuple[bool, bool]:
-    """(writes one of its arguments, gives a view of one)."""
-    schema = func._schema
-    written = any(argument.alias_info is not None and argument.alias_info.is_write for argument in schema.arguments)
-    return written, any(result.alias_info is not None for result in schema.returns)
+    kind = type(value)
+    if kind is not tuple and kind is not list:
+        return [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
+    found = []
+    for item in value:
+        kind = type(item)
+        if kind in TENSORS:
+            found.append(item)
+        elif kind is list and item and type(item[0]) is int:  # sizes
+            continue
+        elif kind in NESTED:
+            if item:
+                found += tensors_in(item)
+        elif kind not in PLAIN and isinstance(item, Tensor):
+            found.append(item)
+    return found
 
 
 def shape_only(module: nn.Module) -> nn.Module:
@@ -235,10 +260,11 @@ def record_tape(module: nn.Module | Census, example: Tensor, *, training: bool =
     census = take_census(module)
     if not training:
         forget()
-        try:
-            return _record(in_eval_mode(shell_with(census, {})), example.detach().to("meta"), keeps_state=True)
-        except Exception:  # mostly UntouchableError; a copy may be written to
-            pass
+    mode = _branching if training else in_eval_mode
+    try:
+        return _record(mode(shell_with(census, {})), example.detach().to("meta"), keeps_state=True)
+    except Exception:  # mostly UntouchableError; a copy may be written to
+        pass
     try:
         return _record(_in_mode(_without_numbers(census), training), example.detach().to("meta"))
     except Exception:  # whatever shape-only tensors could not do, real ones may
@@ -268,6 +294,13 @@ def plain_attention() -> Iterator[None]:
 def in_eval_mode(shell: Census) -> Census:
     """``shell`` itself, which nobody else holds."""
     return _in_mode(shell, False) if any([layer.training for _, layer in shell.layers]) else shell
+
+
+def _branching(shell: Census) -> Census:
+    """``shell`` as in training, but for PyTorch's own layers: which layers run is for the code around them to say."""
+    for _, layer in shell.layers:
+        layer.__dict__["training"] = users_own(layer)
+    return shell
 
 
 def _in_mode(shell: Census, training: bool) -> Census:
@@ -334,7 +367,12 @@ def _noting(forward: Callable[..., Any], spans: list[tuple[int, int]], steps: li
 
 def users_own(layer: nn.Module) -> bool:
     """Whether its code is not PyTorch's; attention counts too, because a headed one runs other code."""
-    return not type(layer).__module__.startswith("torch.nn.") or isinstance(layer, nn.MultiheadAttention)
+    return _users_own(type(layer))
+
+
+@lru_cache(maxsize=4096)
+def _users_own(kind: Any) -> bool:
+    return not kind.__module__.startswith("torch.nn.") or issubclass(kind, nn.MultiheadAttention)
 
 
 def _as_tree(result: Any) -> Any:

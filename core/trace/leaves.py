@@ -186,8 +186,14 @@ def _batch_norm_called(
     return made
 
 
+def _relu_called(note: Note, x: Tensor, inplace: bool = False) -> Tensor:
+    used, answer = (aten.relu_.default, shapes.unary_in_place) if inplace else (aten.relu.default, shapes.unary)
+    made: Tensor = note(used, (x,), {}, _answered(answer(x)))
+    return made
+
+
 # Functions that networks' own layers call, in eval mode nearly always alike.
-CALLED: dict[Any, Callable[..., Tensor]] = {F.batch_norm: _batch_norm_called}
+CALLED: dict[Any, Callable[..., Tensor]] = {F.batch_norm: _batch_norm_called, F.relu: _relu_called}
 
 
 class Answers(TorchFunctionMode):

@@ -41,7 +41,7 @@ def blank(x: Tensor, sizes: Any) -> Tensor:
 
 def run(op: Any, args: Any, kwargs: Any) -> Any:
     """The operator's result on shape-only tensors."""
-    answer = ANSWERS.get(op)
+    answer = BY_ID.get(id(op))
     if answer is not None:
         result = answer(*args, **kwargs)
         if result is not ASK:
@@ -190,3 +190,4 @@ ANSWERS: dict[Any, Answer] = {
     aten._adaptive_avg_pool2d.default: _pool_to,
     aten.cat.default: _cat,
 }
+BY_ID = {id(op): answer for op, answer in ANSWERS.items()}  # to hash an operator takes a call of Python

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from core.records import Group
 from core.trace.copies import Census, shell_with
@@ -141,13 +141,11 @@ def _narrow(census: Census, layout: Layout, stays: np.ndarray, example: Tensor) 
 
 def _blank_like(tensor: Tensor, sizes: Mapping[int, int] | None) -> Tensor:
     """A shape-only ``tensor``; ``sizes``: those that differ, by axis."""
-    if sizes is None:
-        new = torch.empty_like(tensor, device="meta", requires_grad=False)
-    else:
-        shape = [sizes.get(axis, size) for axis, size in enumerate(tensor.shape)]
-        new = torch.empty(shape, dtype=tensor.dtype, device="meta")
+    shape = tensor.shape if sizes is None else [sizes.get(axis, size) for axis, size in enumerate(tensor.shape)]
     # whether a gradient is asked for decides which operator torch.matmul becomes
-    return nn.Parameter(new, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else new
+    if sizes is None and not tensor.is_contiguous():
+        return torch.empty_like(tensor, device="meta", requires_grad=tensor.requires_grad)
+    return torch.empty(shape, dtype=tensor.dtype, device="meta", requires_grad=tensor.requires_grad)
 
 
 def _blame(

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from core.trace import shapes
+from core.trace.graph import tensors_in
 from core.trace.labels import WeightLabels
 from core.trace.layout import Layout, promised
 from core.trace.rules import MOVES, Flow
@@ -161,25 +161,14 @@ def shapes_of(result: Any) -> list[tuple[int, ...]]:
     return [tuple(leaf.shape) for leaf in tensors_in(dict(result) if isinstance(result, Mapping) else result)]
 
 
-def tensors_in(value: Any) -> list[Tensor]:
-    """In order; ``value`` may be nested as PyTorch's operators take and give them."""
-    kind = type(value)
-    if kind is Tensor or isinstance(value, Tensor):
-        return [value]
-    if kind is tuple or kind is list:
-        found = []
-        for item in value:
-            if isinstance(item, Tensor):
-                found.append(item)
-            elif isinstance(item, list | tuple | dict) and item:
-                found += tensors_in(item)
-        return found
-    return [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
+_comes: dict[int, bool] = {}  # by id of the operator
 
 
-@cache
 def _comes_or_goes(op: Any) -> bool:
-    return op.overloadpacket.__name__ in COMES_OR_GOES
+    found = _comes.get(id(op))
+    if found is None:
+        found = _comes[id(op)] = op.overloadpacket.__name__ in COMES_OR_GOES
+    return found
 
 
 @cache

@@ -44,6 +44,7 @@ ONCE_ABOVE_S = 20.0  # a first call this long is the figure; shorter ones are a 
 TOO_LARGE = 1e6  # random networks without normalisation drift: beyond this their batch norms are settled first
 COST_PLANS = 200
 COST_MODEL = "torchvision/resnet152"
+ROOTS = [nn.modules.conv._ConvNd, nn.Linear]  # the peer's default
 
 
 def build(name: str) -> nn.Module:
@@ -220,27 +221,35 @@ def cost_ms(trace: Trace) -> float:
 
 
 def peer(name: str, note: Callable[..., None]) -> None:
-    """Torch-Pruning by its own standard recipe: graph, groups and pruner, then the pruning step, in place."""
+    """Torch-Pruning by its own standard recipe: what hangs together (graph and groups, which a trace of ours shows),
+    then the pruner, which finds that out for itself again, and its step, in place."""
     import torch_pruning as tp
 
     module, example = build(name), example_of(name)
     note(version=importlib.metadata.version("torch-pruning"))
     note(settled=settle_if_wild(module, example))
     shapes = [leaf.shape for leaf in outputs(module, example)]
-    runs: list[tuple[Took, Took]] = []
-    while len(runs) < 1 + REPEATS and not (runs and runs[0][0].wall_s + runs[0][1].wall_s > ONCE_ABOVE_S):
+    runs: list[tuple[Took, Took, Took]] = []
+    while len(runs) < 1 + REPEATS and not (runs and sum(took.wall_s for took in runs[0]) > ONCE_ABOVE_S):
         victim = copy.deepcopy(module)
+        shown = timed(partial(all_groups, tp, victim, example, shapes[0][-1]))[0]
         built, pruner = timed(partial(recipe, tp, victim, example, shapes[0][-1]))
-        runs.append((built, timed(pruner.step)[0]))
+        runs.append((shown, built, timed(pruner.step)[0]))
     counted = runs[1:] or runs
-    totals = [Took(built.wall_s + step.wall_s, built.cpu_s + step.cpu_s) for built, step in counted]
-    note(**median_of([built for built, _ in counted], "build"), **median_of([step for _, step in counted], "step"))
-    note(**median_of(totals, "total"), ok=True)
+    for word, parts in (("show", [0]), ("build", [1]), ("step", [2]), ("alone", [1, 2]), ("total", [0, 1, 2])):
+        sums = [Took(sum(run[at].wall_s for at in parts), sum(run[at].cpu_s for at in parts)) for run in counted]
+        note(**median_of(sums, word))
+    note(ok=True)
     left, dense = (sum(p.numel() for p in net.parameters()) for net in (victim, module))
     note(params_left=left / dense)
     found = outputs(victim, example)
     fits = [leaf.shape for leaf in found] == shapes and all(bool(torch.isfinite(leaf).all()) for leaf in found)
     note(forwards=fits, **({} if fits else {"error": "runs, but its output has another shape or is no number"}))
+
+
+def all_groups(tp: Any, module: nn.Module, example: Tensor, classes: int) -> list[Any]:
+    graph = tp.DependencyGraph().build_dependency(module, example_inputs=example)
+    return list(graph.get_all_groups(ignored_layers=classifiers(module, classes), root_module_types=ROOTS))
 
 
 def recipe(tp: Any, module: nn.Module, example: Tensor, classes: int) -> Any:
@@ -249,8 +258,12 @@ def recipe(tp: Any, module: nn.Module, example: Tensor, classes: int) -> Any:
         example,
         importance=tp.importance.RandomImportance(),
         pruning_ratio=REMOVED,
-        ignored_layers=[layer for layer in module.modules() if _width(layer) == classes],
+        ignored_layers=classifiers(module, classes),
     )
+
+
+def classifiers(module: nn.Module, classes: int) -> list[nn.Module]:
+    return [layer for layer in module.modules() if _width(layer) == classes]
 
 
 def _width(layer: nn.Module) -> int | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -131,15 +130,14 @@ class Flow:
 
 def rule(step: Step) -> Rule:
     """By name, in-place or not; then by PyTorch's own tag; else locked and reported."""
-    return _rule(step.op, step.name, step.in_place) or (unknown if step.reads else nothing)
+    key = id(step.op), step.in_place
+    if key not in _chosen:
+        name = step.name[:-1] if step.in_place and step.name.endswith("_") else step.name
+        _chosen[key] = RULES.get(name) or (RULES[ANY_POINTWISE] if torch.Tag.pointwise in step.op.tags else None)
+    return _chosen[key] or (unknown if step.reads else nothing)
 
 
-@cache
-def _rule(op: Any, name: str, in_place: bool) -> Rule | None:
-    name = name[:-1] if in_place and name.endswith("_") else name
-    if name in RULES:
-        return RULES[name]
-    return RULES[ANY_POINTWISE] if torch.Tag.pointwise in op.tags else None
+_chosen: dict[tuple[int, bool], Rule | None] = {}  # by id of the operator, and whether it works in place
 
 
 def on(*names: str) -> Callable[[Rule], Rule]:
