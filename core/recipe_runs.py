@@ -107,10 +107,11 @@ class _Watch:
 
 
 def _unfinished(subject: Subject, partial: object) -> dict[str, Any]:
-    """What a run that was stopped leaves: the way so far, and a network where a complete one was there."""
+    """What a run that was stopped leaves: the way so far, and the network as far as it had come."""
     built = getattr(partial, "built", None)
     left: dict[str, Any] = {"curve": curve_json(getattr(partial, "curve", ())), "stories": []}
     if built is not None and built.plan.kept:
+        left["stories"] = stories_json(built.stories)
         left |= {"plan": built.plan.to_json(), "network": _kept(subject, built.plan, built.module)}
     return left
 

@@ -61,7 +61,8 @@ def choose_and_rebuild(
     criterion wants them. chooser: a row of CHOOSERS ("lasso", "qr", "greedy") or an importance criterion, whose highest
     scores stay. options: the fields of ``Settings``. Layers with groups, transposed ones and weights that are used
     twice stay as pruned. Raises PlanError for counts that do not fit, CoreError for an unknown chooser or images that
-    do not fit, Cancelled when asked to stop (nothing is kept).
+    do not fit, Cancelled when asked to stop: its ``partial`` is the Rebuilt of the layers done by then, None before the
+    first.
     """
     known = {name: int(count) for name, count in counts.items() if int(count) < trace.group(name).units}
     for name, count in known.items():
@@ -165,6 +166,15 @@ class FrontToBack:
             self.kept[group.id] = tuple(sorted(self.orders[group.id][: counts[group.id]]))
 
     def run(self) -> Rebuilt:
+        try:
+            self._walk()
+        except Cancelled as stop:
+            layers = len({story.layer for story in self.stories})
+            done = self._built(renorm=False) if layers else None
+            raise Cancelled(f"Rebuilding was cancelled after {layers} layers; later ones are as cut.", done) from stop
+        return self._built(renorm=self.settings.renorm)
+
+    def _walk(self) -> None:
         pair = self.pair
         with torch.inference_mode():
             self._hide()
@@ -176,21 +186,24 @@ class FrontToBack:
                 xs = pair.values(envs, site.x_slot, pair.edits) if site is not None and concerned else []
                 pair.run_original(index)
                 if site is not None and concerned:
+                    done = index / (len(pair.steps) + 1)
+                    self.report(done, f"Rebuilt {len(self.stories)} layers, now {site.layer}")
                     self._visit(site, xs)
                 del xs
                 if pair.current:
                     pair.run_current(index)
-                done = (index + 1) / (len(pair.steps) + 1)
-                self.report(done, f"Rebuilt {len(self.stories)} layers" + (f", now {site.layer}" if site else ""))
-        edits = {name: value.clone() for name, value in pair.edits.items() if name in self.solved}
+                self.report((index + 1) / (len(pair.steps) + 1), f"Rebuilt {len(self.stories)} layers")
+
+    def _built(self, *, renorm: bool) -> Rebuilt:
+        """The network as far as the walk has come; groups that no layer has chosen yet keep all."""
+        edits = {name: value.clone() for name, value in self.pair.edits.items() if name in self.solved}
         changed = copy_with(self.module, lambda name, tensor: edits[name] if name in edits else tensor.clone())
-        origin = f"{self.method}, {self.settings.solver or 'as cut'}, front to back"
-        plan = Plan(self.kept, origin)
+        plan = Plan(self.kept, f"{self.method}, {self.settings.solver or 'as cut'}, front to back")
         pruned = prune_model(changed, self.trace, plan)
-        if self.settings.renorm and self.masks:
+        if renorm and self.masks:
             names = {name for name, _ in self.masks} | self.solved
-            renorm = min(RENORM_IMAGES, self.settings.images)
-            reestimate_batchnorm(pruned, self.trace.example, self.data, names, images=renorm, cancelled=self.cancelled)
+            images = min(RENORM_IMAGES, self.settings.images)
+            reestimate_batchnorm(pruned, self.trace.example, self.data, names, images=images, cancelled=self.cancelled)
         return Rebuilt(plan, pruned, tuple(self.stories))
 
     def _concerned(self, site: Site) -> bool:

@@ -7,20 +7,23 @@ Molchanov, Tyree, Karras, Aila, Kautz 2017, Pruning Convolutional Neural Network
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from core.apply.course import Course
+from core.apply.iterative_store import save_iterative, take_up_iterative
 from core.apply.reading import FORMS, Reading
+from core.apply.resume import identify_run
 from core.apply.surgery import kept_positions, prune_model
 from core.apply.training import Trainer, accuracy_of, numbers, private_copy
 from core.errors import Cancelled, PlanError, TrainError
 from core.measure.cost.counts import count_cost
-from core.records import ImageData, Plan, Trace
+from core.records import ImageData, Plan, Trace, fingerprint_state
 from core.registry import unknown_name
 from core.trace.copies import copy_with, named_state
 
@@ -68,6 +71,8 @@ def prune_iteratively(
     watch: ImageData | None = None,
     teacher: nn.Module | None = None,
     device: torch.device | str | None = None,
+    checkpoint: str | Path | None = None,
+    resume: bool = True,
     on_progress: Callable[..., None] | None = None,
     cancelled: Callable[[], bool] | None = None,
     lr: float = 5e-3,
@@ -84,7 +89,8 @@ def prune_iteratively(
     module: trained until it stopped getting better; left alone. data: as in ``finetune_model``. budget: what may
     remain, as shares of the dense network: {"macs": 0.5}, "params" or "maps" (or several); or a function that says of
     a plan whether it is met. watch: images for the curve (None = the selection part of ``data``); nothing is chosen by
-    them. course: batch_size, momentum, optimiser and the other fields of ``Course`` but the length.
+    them. course: batch_size, momentum, optimiser and the other fields of ``Course`` but the length. checkpoint, resume:
+    as in ``finetune_model``; the run is kept after every removal, and may go on towards another budget.
     ``on_progress(share, message, curve so far)``. Afterwards a last ``finetune_model`` is customary.
     Raises PlanError for a budget that is malformed or out of reach, TrainError as ``finetune_model``, Cancelled with
     the Iterated of the last complete removal as ``partial``.
@@ -94,10 +100,17 @@ def prune_iteratively(
     taught = Course(**{"epochs": 1, "schedule": "constant", "lr": lr, "batch_size": 32, **course})
     watch = data.selection if watch is None and data.parts else watch
     trainer = Trainer(module, data, taught, teacher=teacher, device=device, cancelled=cancelled)
-    run = _Run(trainer, trace, Reading(trace, form), watch, flops_lambda)
+    run = IterativeRun(trainer, trace, Reading(trace, form), watch, flops_lambda)
+    store = None if checkpoint is None else Path(checkpoint)
+    removal = {"per_step": per_step, "updates": updates, "flops_lambda": flops_lambda, "form": form}
+    identity = {} if store is None else _identity(module, trainer, teacher, removal)
+    if store is not None and resume and store.exists():
+        take_up_iterative(run, store, identity)
     last: Iterated | None = None
     try:
         for last in run.steps(met, per_step, updates):
+            if store is not None and len(last.curve) > 1:
+                save_iterative(run, store, identity)
             if on_progress is not None and len(last.curve) > 1:
                 on_progress(run.share(budget), run.message(), last.curve)
         return run.finish(updates)
@@ -106,7 +119,14 @@ def prune_iteratively(
         raise Cancelled(f"Iterative pruning was cancelled after {done} removals.", last) from stop
 
 
-class _Run:
+def _identity(
+    module: nn.Module, trainer: Trainer, teacher: nn.Module | None, removal: Mapping[str, Any]
+) -> dict[str, Any]:
+    taught_by = None if teacher is None else fingerprint_state(teacher.state_dict())
+    return identify_run(module, trainer.data, trainer.course, removal=dict(removal), teacher=taught_by)
+
+
+class IterativeRun:
     """The network on its way down. ``kept``: group id -> units of the original that remain. ``whole``: weights and
     buffers at the original's size, in which every trained value stands where it came from; ``memory``: the same for
     what the optimiser remembers."""
@@ -127,7 +147,8 @@ class _Run:
 
     def steps(self, met: Callable[[Plan], bool], per_step: int, updates: int) -> Iterator[Iterated]:
         """Before the first removal, and after each, until ``met``: what there is."""
-        self.look(0, (), None)
+        if not self.curve:
+            self.look(0, (), None)
         yield self.result(complete=False)
         while not met(self.plan):
             step = len(self.curve)
@@ -138,6 +159,15 @@ class _Run:
                 raise _out_of_reach(self.trace, self.plan)
             self.look(step, removed, loss, final=met(self.plan))
             yield self.result(complete=False)
+
+    def restore(self, kept: Mapping[str, list[int]], curve: Sequence[Mapping[str, Any]], looked_at: float) -> None:
+        """Go on from a stored state, ``whole`` and ``memory`` being there already."""
+        self.kept, self.looked_at = {name: list(units) for name, units in kept.items()}, looked_at
+        pairs = [tuple((str(name), int(unit)) for name, unit in point["removed"]) for point in curve]
+        self.curve = [IterationPoint(**{**point, "removed": pair}) for point, pair in zip(curve, pairs, strict=True)]
+        self.curve, last = self.curve[:-1], self.curve[-1]
+        self._shrink()
+        self.curve.append(last)
 
     def finish(self, updates: int) -> Iterated:
         """The last removal too is trained for."""
@@ -209,10 +239,14 @@ class _Run:
                 if key not in self.memory:
                     self.memory[key] = copy_with(self.whole, lambda _, tensor: torch.zeros_like(tensor))
                 put_back(self.memory[key], values, masks)
+        self._shrink()
+
+    def _shrink(self) -> None:
+        """Hand the trainer the network of the plan that now holds."""
         self.plan = self._planned()
         memory = {key: named_state(self._pruned(net)) for key, net in self.memory.items()}
-        trainer.swap(self._pruned(self.whole), memory)
-        self.reading.follow(trainer.module, self.plan)
+        self.trainer.swap(self._pruned(self.whole), memory)
+        self.reading.follow(self.trainer.module, self.plan)
 
     def _pruned(self, module: nn.Module) -> nn.Module:
         with torch.inference_mode(False):

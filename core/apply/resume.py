@@ -67,19 +67,18 @@ def save_run(
         partial.unlink(missing_ok=True)
 
 
-def load_run(trainer: Trainer, path: Path, identity: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Put a stored run's state into ``trainer``; the ``extra`` tensors of the one who stored it.
+def read_extra(path: Path, identity: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The ``extra`` tensors of the one who stored a run.
 
     Raises TrainError when the file is no such run, or one of another network, other images or another course.
     """
-    told, tensors = _read(Path(path))
-    found, wanted = told["identity"], json.loads(json.dumps(dict(identity)))
-    for part in wanted:
-        if found.get(part) != wanted[part]:
-            raise TrainError(
-                f"{Path(path).name} holds a run with another {part} ({_differences(found.get(part), wanted[part])}). "
-                "Start anew with resume=False or another checkpoint file."
-            )
+    _, tensors = _checked(Path(path), identity)
+    return _extra(tensors)
+
+
+def load_run(trainer: Trainer, path: Path, identity: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Put a stored run's state into ``trainer``; returns and raises as ``read_extra``."""
+    told, tensors = _checked(Path(path), identity)
     state = named_state(trainer.module)
     with torch.inference_mode(False), torch.no_grad():
         for name, tensor in state.items():
@@ -93,7 +92,23 @@ def load_run(trainer: Trainer, path: Path, identity: Mapping[str, Any]) -> dict[
     trainer.elapsed = float(told["elapsed"])
     if told["scaler"]:
         trainer.scaler.load_state_dict(told["scaler"])
+    return _extra(tensors)
+
+
+def _extra(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(EXTRA): value for name, value in tensors.items() if name.startswith(EXTRA)}
+
+
+def _checked(path: Path, identity: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    told, tensors = _read(path)
+    found, wanted = told["identity"], json.loads(json.dumps(dict(identity)))
+    for part in wanted:
+        if found.get(part) != wanted[part]:
+            raise TrainError(
+                f"{path.name} holds a run with another {part} ({_differences(found.get(part), wanted[part])}). "
+                "Start anew with resume=False or another checkpoint file."
+            )
+    return told, tensors
 
 
 def _like(value: Tensor, parameter: Tensor) -> Tensor:

@@ -120,9 +120,10 @@ def soft(job: Job) -> Made:
     units = {name: job.trace.group(name).units for name in counts}
     rates = {name: (units[name] - kept) / units[name] for name, kept in counts.items()}
     job.tell(0.1, "Training, the faintest filters silenced after every epoch")
+    watched = job.data.selection.take(torch.arange(min(SELECT_IMAGES, len(job.data.selection))))
     found = train_softly(
         job.loaded.module, job.trace, job.data, rates, seed=job.seed, on_progress=job.within(0.1, 0.9, curve=True),
-        cancelled=job.cancelled, **job.recipe.options,
+        cancelled=job.cancelled, **{"watch": watched, **job.recipe.options},
     )  # fmt: skip
     return Built(found.plan, prune_model(found.module, job.trace, found.plan)), found.log
 

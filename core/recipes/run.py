@@ -76,12 +76,13 @@ def run_recipe(
 
 
 def _stopped(job: Job, stopped: Cancelled) -> Cancelled:
-    """With what the part that was stopped had complete: the last state of a training loop."""
+    """With what the part that was stopped had complete: the last state of a training loop, or the layers that a walk
+    had rebuilt. A whole network that was built before, to be measured, is worth more than the latter."""
     known, partial = job.known, stopped.partial
     plan, module = getattr(partial, "plan", None), getattr(partial, "module", None)
-    if isinstance(plan, Plan) and isinstance(module, nn.Module):
+    if isinstance(plan, Plan) and isinstance(module, nn.Module) and known.built is None:
         module = job.compact(plan, module)
-        known = replace(known, built=Built(plan, module))
+        known = replace(known, built=Built(plan, module, getattr(partial, "stories", ())))
     for name in ("curve", "log"):
         found = getattr(partial, name, None)
         if found:

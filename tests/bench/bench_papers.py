@@ -6,7 +6,8 @@ ResNet-20 and -56 need ../shared (weights and images); without it only the demo 
     make bench-papers ARGS="--only cifar/resnet56 --methods cp-lasso cap --budgets 0.5"
     make bench-papers ARGS="--resume"        go on where a run stopped (build/bench-papers.json)
     make bench-papers ARGS="--write-docs"    also write assets/bench/papers.md and the charts
-    make bench-papers ARGS="--finetune 60"   also after so many seconds of fine-tuning each
+    make bench-papers ARGS="--finetune 2"    also after so many epochs of fine-tuning each
+    make bench-papers ARGS="--seeds 0 1 2"   with several seeds
 
 Exits with an error when a bar is missed for certain. The full run takes hours.
 """
@@ -15,6 +16,8 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import itertools
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -26,16 +29,15 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from tests.bench.bench_trace import describe, read, setting, write
 from tests.bench.papers_report import bars, line, write_docs
-from tests.bench.papers_worker import DEMO_DATA, PEERS, SHARED
+from tests.bench.papers_worker import DEMO_DATA, PEERS, SHARED, work
 
 ROOT = Path(__file__).resolve().parents[2]
-WORKER = Path(__file__).with_name("papers_worker.py")
 RESULTS = ROOT / "build" / "bench-papers.json"
 CIFAR = ("cifar/resnet20", "cifar/resnet56")
 BUDGETS = ("0.7", "0.5", "0.35", "0.25")
 OURS = (
-    "balanced-rebuild", "cp-lasso", "chapr-qr", "cap", "weight-l2", "weight-l2-ls", "first-k", "first-k-ls", "random",
-    "random-ls", "taylor-iterative", "sfp",
+    "cp-lasso", "chapr-qr", "cap", "weight-l2", "weight-l2-ls", "first-k", "random", "random-ls", "taylor-iterative",
+    "sfp",
 )  # fmt: skip
 
 
@@ -54,18 +56,17 @@ def main() -> int:
     results["setting"] = setting(options.threads) if not options.report else results.get("setting", setting(2))
     results.setdefault("networks", {})
     print(describe(results["setting"]), flush=True)
-    for network in [] if options.report else networks:
-        for budget in options.budgets:
-            for method in methods:
-                here = results["networks"].setdefault(network, {}).setdefault(method, {})
-                if not (options.resume and budget in here):
-                    here[budget] = run_one(network, method, budget, options)
-                    write(options.json, results)
-                print(line(network, method, budget, here[budget]), flush=True)
+    jobs = itertools.product([] if options.report else networks, options.seeds, options.budgets, methods)
+    for network, seed, budget, method in jobs:
+        here = results["networks"].setdefault(network, {}).setdefault(method, {}).setdefault(budget, {})
+        if not (options.resume and str(seed) in here):
+            here[str(seed)] = run_one(network, method, budget, seed, options)
+            write(options.json, results)
+        print(line(network, method, budget, here[str(seed)]), flush=True)
     lines, missed = bars(results["networks"])
     print("\n" + "\n".join(lines))
     if options.write_docs:
-        told = f"{describe(results['setting'])}; commit {commit()}"
+        told = f"{describe(results['setting'])}; written at commit {commit()}"
         for path in write_docs(results["networks"], lines, told, ROOT / "assets" / "bench"):
             print(f"wrote {path.relative_to(ROOT)}")
     return int(missed)
@@ -76,9 +77,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", metavar="NETWORK")
     parser.add_argument("--methods", nargs="+", metavar="METHOD", help="recipes, or peer-l1, peer-l1+bn and the like")
     parser.add_argument("--budgets", nargs="+", default=list(BUDGETS), help="shares of the dense MACs")
-    parser.add_argument("--finetune", type=float, default=0.0, metavar="SECONDS", help="also fine-tune (default: not)")
+    parser.add_argument("--finetune", type=int, default=0, metavar="EPOCHS", help="also fine-tune (default: not)")
+    parser.add_argument("--calibration", type=int, default=10**6, help="calibration images at most (default: all)")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--limit", type=float, default=1800, help="seconds one measurement may take (default 1800)")
     parser.add_argument("--json", type=Path, default=RESULTS, help="where results go (default build/bench-papers.json)")
     parser.add_argument("--resume", action="store_true", help="keep what the file has, run what it lacks")
@@ -87,21 +89,23 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def run_one(network: str, method: str, budget: str, options: argparse.Namespace) -> dict[str, Any]:
-    """What the worker found, or why it found nothing."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(options.threads)}
+def run_one(network: str, method: str, budget: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
+    """What the worker found, or why it found nothing. The server that forks it has done nothing but import."""
+    os.environ.update(OMP_NUM_THREADS=str(options.threads), PYTHONPATH=str(ROOT))
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.bench.papers_worker"])
     with tempfile.TemporaryDirectory(prefix="prunescope-bench-") as folder:
         out = Path(folder) / "result.json"
-        command = [sys.executable, str(WORKER), network, method, budget, str(options.finetune)]
-        command += [str(options.seed), str(options.threads), str(out)]
-        try:
-            done = subprocess.run(
-                command, cwd=ROOT, env=environment, timeout=options.limit, capture_output=True, text=True, check=False
-            )
-            why = (done.stderr.strip().splitlines() or [f"ended with code {done.returncode}"])[-1]
-        except subprocess.TimeoutExpired:
+        values = (network, method, budget, options.finetune, seed, options.threads, options.calibration, out)
+        worker = context.Process(target=work, args=([str(value) for value in values],))
+        worker.start()
+        worker.join(options.limit)
+        why = f"ended with code {worker.exitcode}"
+        if worker.exitcode is None:
+            worker.kill()
+            worker.join()
             why = f"stopped after {options.limit:.0f} s"
-        return read(out) or {"error": why}
+        return {**(read(out) or {"error": why}), "commit": commit(), "load": round(os.getloadavg()[0], 1)}
 
 
 def commit() -> str:

@@ -1,7 +1,8 @@
 """One measurement of bench_papers.py, in a process of its own: a network, a way to prune it, a budget of MACs.
 
 Writes JSON: accuracy on the report images before and after a short fine-tune, each with its interval and paired with
-the dense network; MACs as Prunescope counts them; seconds; peak memory. Nothing is chosen on the report images.
+the dense network; MACs as Prunescope counts them; seconds; peak memory; each rebuilt layer's error against the one
+before it was rebuilt. Nothing is chosen on the report images.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ import json
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from core.apply import reestimate_batchnorm
 from core.apply.finetune import finetune_model
+from core.apply.front_to_back import LayerStory
 from core.evaluate import compare_models
 from core.load import load_data, load_model
 from core.measure.cost import count_cost
@@ -31,13 +34,28 @@ from core.trace import trace_channels
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 DEMO_DATA = {"demo/digits-resnet": "digits", "demo/digits-vgg": "digits", "demo/shapes-cnn": "shapes"}
 PEERS = ("peer-l1", "peer-l2", "peer-fpgm", "peer-taylor")
+# Recipes that train while they prune, kept short enough for a bench on one thread; the paper's courses are far longer.
+SHORTER: dict[str, dict[str, dict[str, int]]] = {
+    "cifar/resnet20": {"sfp": {"epochs": 4}, "taylor-iterative": {"updates": 5}},
+    "cifar/resnet56": {"sfp": {"epochs": 2}, "taylor-iterative": {"updates": 2, "per_step": 32}},
+}
+TUNE_RATE = 0.01
 HELD_OUT = 932  # of the CIFAR training images: for choices; the dense network has learned them, so none is reported
 
 
-def load(name: str) -> tuple[LoadedModel, ImageData]:
-    """A network and images in three parts. For CIFAR the report part is ../shared's 300 genuine test images."""
-    if name in DEMO_DATA:
-        return load_model(name), load_data(DEMO_DATA[name])
+def load(name: str, calibration: int = 10**9) -> tuple[LoadedModel, ImageData]:
+    """A network and images in three parts, at most ``calibration`` of the first. For CIFAR the report part is
+    ../shared's 300 genuine test images."""
+    loaded, data = _demo(name) if name in DEMO_DATA else _cifar(name)
+    parts = {**data.parts, "calibration": data.parts["calibration"][:calibration]}
+    return loaded, replace(data, parts=parts)
+
+
+def _demo(name: str) -> tuple[LoadedModel, ImageData]:
+    return load_model(name), load_data(DEMO_DATA[name])
+
+
+def _cifar(name: str) -> tuple[LoadedModel, ImageData]:
     weights = SHARED / "models" / f"cifar10_{name.partition('/')[2]}.pt"
     train, test = (load_data(str(SHARED / "data" / "cifar10" / f"{part}.npz")) for part in ("train", "select"))
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))
@@ -51,17 +69,19 @@ def load(name: str) -> tuple[LoadedModel, ImageData]:
     return load_model(name, weights=str(weights)), data
 
 
-def prune(name: str, loaded: LoadedModel, data: ImageData, macs: float, seed: int) -> tuple[nn.Module, list[Any]]:
-    """The pruned network, and its layers' errors where it was rebuilt front to back."""
-    if name in RECIPES:
-        outcome = run_recipe(name, loaded, data, {"macs": macs}, seed=seed)
-        stories = [[s.layer, s.raw_error, s.rebuilt_error] for s in outcome.stories]
-        return outcome.module, stories
-    kind, _, renewed = name.partition("+")
+def prune(
+    loaded: LoadedModel, data: ImageData, method: str, macs: float, seed: int
+) -> tuple[nn.Module, tuple[LayerStory, ...]]:
+    """The pruned network, and its layers' stories where it was rebuilt front to back."""
+    if method in RECIPES:
+        options = SHORTER.get(loaded.source, {}).get(method, {})
+        outcome = run_recipe(method, loaded, data, {"macs": macs}, seed=seed, options=options)
+        return outcome.module, outcome.stories
+    kind, _, renewed = method.partition("+")
     module = peer(kind, loaded, data, macs)
     if renewed:
         module = reestimate_batchnorm(module, loaded.example, data.calibration)
-    return module, []
+    return module, ()
 
 
 def peer(kind: str, loaded: LoadedModel, data: ImageData, macs: float) -> nn.Module:
@@ -109,35 +129,38 @@ def _copy(module: nn.Module) -> nn.Module:
     return copy.deepcopy(module).eval()
 
 
-def measure(name: str, method: str, macs: float, seconds: float, seed: int) -> dict[str, Any]:
-    loaded, data = load(name)
+def measure(network: str, method: str, macs: float, epochs: int, seed: int, images: int) -> dict[str, Any]:
+    loaded, data = load(network, images)
     dense = count_cost(trace_channels(loaded.module, loaded.example))
     began, cpu = time.perf_counter(), time.process_time()
-    module, stories = prune(method, loaded, data, macs, seed)
+    module, stories = prune(loaded, data, method, macs, seed)
     found: dict[str, Any] = {"seconds": time.perf_counter() - began, "cpu_seconds": time.process_time() - cpu}
     cost = count_cost(trace_channels(module, loaded.example))
-    report = data.report
     found.update(
         macs=cost.macs / dense.macs,
         params=cost.params / dense.params,
         peak_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-        comparison=compare_models(loaded.module, module, report).to_dict(),
-        worse_layers=[layer for layer, raw, rebuilt in stories if rebuilt > raw],
-        layers=len(stories),
+        comparison=compare_models(loaded.module, module, data.report).to_dict(),
+        layers=[[story.layer, story.raw_error, story.rebuilt_error] for story in stories],
     )
-    if seconds:
-        tuned = finetune_model(module, data.calibration, seconds=seconds, teacher=loaded.module, seed=seed).module
-        found["finetuned"] = compare_models(loaded.module, tuned, report).to_dict()
+    if epochs and not method.endswith("+bn"):  # training takes the statistics anew anyway
+        began = time.process_time()
+        tuned = finetune_model(module, data.calibration, epochs=epochs, lr=TUNE_RATE, seed=seed).module
+        found["finetuned"] = compare_models(loaded.module, tuned, data.report).to_dict()
+        found.update(finetune_epochs=epochs, finetune_cpu_seconds=time.process_time() - began)
     return found
 
 
-def main(arguments: list[str]) -> int:
-    name, method, macs, seconds, seed, threads, out = arguments
+def work(arguments: Sequence[str]) -> None:
+    """Measure and write; what goes wrong is written too. Runs in a process of its own."""
+    network, method, macs, epochs, seed, threads, images, out = arguments
     torch.set_num_threads(int(threads))
-    with torch.random.fork_rng():
-        found = measure(name, method, float(macs), float(seconds), int(seed))
+    try:
+        with torch.random.fork_rng():
+            found = measure(network, method, float(macs), int(epochs), int(seed), int(images))
+    except Exception as error:  # a peer may fail in any way, and the table says how
+        found = {"error": f"{type(error).__name__}: {error}".splitlines()[0]}
     Path(out).write_text(json.dumps(_plain(found)), encoding="utf-8")
-    return 0
 
 
 def _plain(value: Any) -> Any:
@@ -146,7 +169,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(entry) for entry in value]
     return value.tolist() if isinstance(value, Tensor) else value
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -242,3 +242,30 @@ def test_bad_input_and_cancel_leave_everything_as_it_was() -> None:
         with pytest.raises(Cancelled):
             choose_and_rebuild(net, trace, {"a": 2}, data, "greedy", cancelled=lambda n=after, a=asked: next(a) >= n)
     assert same(before, state_of(net))
+
+
+def test_a_cancelled_walk_keeps_the_layers_it_has_rebuilt() -> None:
+    net, data, trace = residual()
+    counts = {group.id: max(1, group.units // 2) for group in trace.prunable}
+    whole = choose_and_rebuild(net, trace, counts, data, "greedy")
+    kept: list[Rebuilt] = []
+    for after in range(0, 1000, 4):
+        asked = iter(range(1000))
+        try:
+            choose_and_rebuild(net, trace, counts, data, "greedy", cancelled=lambda n=after, a=asked: next(a) >= n)
+        except Cancelled as stop:
+            if stop.partial is not None:
+                kept.append(stop.partial)
+            continue
+        break
+    assert kept and len(kept[0].stories) < len(kept[-1].stories) <= len(whole.stories)
+    for part in kept:
+        assert [story.layer for story in part.stories] == [story.layer for story in whole.stories[: len(part.stories)]]
+        cost = count_cost(trace_channels(part.module, data.images[:1]))
+        assert cost.macs == count_cost(trace, part.plan).macs
+        assert part.module(data.images).isfinite().all()
+    last, final = kept[-1].module.state_dict(), whole.module.state_dict()
+    rebuilt = [f"{story.layer}.weight" for story in kept[-1].stories[:-1]]
+    assert rebuilt and all(
+        bool((last[name] == final[name]).all()) for name in rebuilt if last[name].shape == final[name].shape
+    )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -279,3 +281,22 @@ def test_a_cancel_keeps_the_last_complete_removal() -> None:
 def test_what_cannot_be_says_so(budget: dict[str, float], more: dict[str, object], error: type, words: str) -> None:
     with pytest.raises(error, match=words):
         run(ZOO["Plain"], budget, **more)
+
+
+@pytest.mark.parametrize("optimiser", ["sgd", "adamw"])
+def test_a_run_taken_up_again_ends_as_one_that_never_stopped(optimiser: str, tmp_path: Path) -> None:
+    net, told = ZOO["ResidualPadded"], []
+    options = {"per_step": 2, "optimiser": optimiser}
+    whole = run(net, {"maps": 0.5}, **options)
+    store = tmp_path / "run.safetensors"
+    with pytest.raises(Cancelled):
+        run(
+            net, {"maps": 0.5}, checkpoint=store, on_progress=lambda *each: told.append(each),
+            cancelled=lambda: len(told) == 2, **options,
+        )  # fmt: skip
+    found = run(net, {"maps": 0.5}, checkpoint=store, **options)
+    assert len(told) == 2 < len(whole.curve) - 1 and found.plan == whole.plan and found.plan.origin == whole.plan.origin
+    assert found.curve == whole.curve and found.complete
+    assert fingerprint_state(found.module.state_dict()) == fingerprint_state(whole.module.state_dict())
+    with pytest.raises(TrainError, match="another removal"):
+        run(net, {"maps": 0.5}, checkpoint=store, **{**options, "per_step": 3})
