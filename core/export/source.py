@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from core.load.program import ProgramNetwork, build_network, read_program
+from core.load.program.steps import Sized
 from core.records import LoadedModel, Plan, Trace
 
 CLEANED = ("stack_trace", "nn_module_stack", "source_fn_stack", "from_node")
@@ -41,10 +42,17 @@ class Source:
     @cached_property
     def network(self) -> ProgramNetwork:
         """The same program with its layers recognised, as it is opened from a .pt2 file."""
+        if isinstance(self.module, ProgramNetwork) and all(_of_torch(layer) for layer in self.module.modules()):
+            return self.module
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "model.pt2"
             save_program(self.program, path)
             return build_network(read_program(path))
+
+
+def _of_torch(layer: nn.Module) -> bool:
+    """Whether a layer is of PyTorch's own classes, or one that a program is made of: no layer that gathers."""
+    return type(layer).__module__.startswith("torch.nn.") or type(layer) in (ProgramNetwork, Sized)
 
 
 def export_program(module: nn.Module, example: Tensor) -> Any:
