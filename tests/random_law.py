@@ -18,6 +18,7 @@ from core.apply.surgery import mask_model, max_relative_error, prune_model
 from core.measure.cost.counts import count_cost
 from core.records import Plan, Trace
 from core.trace import trace_channels
+from core.trace.copies import copy_with
 from tests.random_nets import Case, build, shape_of, simplest
 from tests.untouched import same, state_of
 from tests.zoo import images, outputs
@@ -136,7 +137,8 @@ def _train_like(pruned: nn.Module, module: nn.Module, batch: Tensor) -> None:
     try:
         _train(pruned, batch)
     except RuntimeError:
-        whole = copy.deepcopy(module)
+        # copy.deepcopy refuses the weights that PyTorch's older weight norm computes and keeps
+        whole = copy_with(module, lambda name, tensor: tensor.clone())
         try:
             _train(whole, batch)
         except RuntimeError:
