@@ -29,6 +29,7 @@ _HOME = {
         "widths_plan"
     ),
     "core.errors": "Cancelled CoreError",
+    "core.estimates": "Correction foretold_drop learn_correction",
     "core.evaluate": "compare_models evaluate_model",
     "core.export": "export_model list_formats load_exported verify_export",
     "core.inventory": "LayerRow class_counts layer_rows part_sizes sample_pictures summarise_trace",
@@ -47,6 +48,7 @@ _HOME = {
     "core.cookbook": "OWN OwnChoice RecipeCard own_choices recipe_cards runs_csv",
     "core.recipe_runs": "repair_of",
     "core.recipes": ("LOOPS Outcome RECIPES RUNGS Recipe Rung Unfinished climb_ladder list_recipes run_recipe"),
+    "core.reasons": "Reason plan_reasons reasons_csv",
     "core.records": "Accuracy Cost CurvePoint Group ImageData Latency LoadedModel Plan Scores Trace",
     "core.recovery": "MEASURED MISSING RUNNING SECONDS WAITING DenseLevel RungRow best_rung dense_level known_rungs "
     "ladder_csv missing_rungs rung_rows",

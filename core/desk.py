@@ -7,18 +7,21 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from core.errors import PlanError
+from core.estimates import foretold_drop
 from core.measure.cost import LatencyTable, cost_terms, count_cost, latency_terms, predict_latency
 from core.measure.sensitivity import Sensitivity
 from core.plan import plan_budget, plan_counts
 from core.plan.ratios import kept_units
 from core.records import Cost, Latency, Plan, Scores, Trace
+from core.stages import group_stages
 
 Term = tuple[float, int, int]  # coefficient, row of factor a, row of factor b; -1 = factor 1
 
 
 @dataclass(frozen=True)
 class DeskRow:
-    """One bar: a group, how many units it keeps, and its curve as (removed fraction, accuracy, low, high)."""
+    """One bar: a group, how many units it keeps, and its curve as (removed fraction, accuracy, low, high). ``stage``:
+    the size of its maps, in words."""
 
     id: str
     name: str
@@ -28,6 +31,7 @@ class DeskRow:
     reason: str
     members: tuple[str, ...]
     curve: tuple[tuple[float, float, float, float], ...]
+    stage: str = ""
 
     @property
     def removed_fraction(self) -> float:
@@ -104,7 +108,7 @@ START_PLANS = (
 
 def desk_rows(trace: Trace, sensitivity: Sensitivity | None, removed: Mapping[str, int]) -> list[DeskRow]:
     """The bars in network order, locked groups included. ``removed``: units removed per group id."""
-    rows = []
+    rows, stages = [], group_stages(trace)
     for group in trace.coupled:
         points = sensitivity.points.get(group.id, ()) if sensitivity else ()
         rows.append(
@@ -117,6 +121,7 @@ def desk_rows(trace: Trace, sensitivity: Sensitivity | None, removed: Mapping[st
                 group.reason or "",
                 group.layers + tuple(name for name in group.consumers if name not in group.layers),
                 tuple((point.removed_fraction, point.accuracy, point.low, point.high) for point in points),
+                stages[group.id],
             )
         )
     return rows
@@ -140,19 +145,13 @@ def drag_terms(trace: Trace, table: LatencyTable | None) -> dict[str, list[Term]
     return terms
 
 
-def foretell_accuracy(sensitivity: Sensitivity, removed: Mapping[str, int], trace: Trace, chance: float) -> float:
-    """Dense accuracy less the sum of each group's own drop, in ``chance``..1: an estimate, for groups interact.
-
-    The browser says the same while a bar is dragged: beyond a curve's last point its value stands, and groups without
-    a curve are left out.
-    """
-    dense = sensitivity.dense.accuracy
-    drop = 0.0
-    for group_id, count in removed.items():
-        if count and group_id in sensitivity.points:
-            fraction = min(count / trace.group(group_id).units, sensitivity.points[group_id][-1].removed_fraction)
-            drop += dense - sensitivity.accuracy(group_id, fraction)
-    return min(1.0, max(chance, dense - drop))
+def foretell_accuracy(
+    sensitivity: Sensitivity, removed: Mapping[str, int], trace: Trace, chance: float, scale: float = 1.0
+) -> float:
+    """Dense accuracy less ``scale`` times the sum of each group's own drop, in ``chance``..1: an estimate, for groups
+    interact. The browser says the same while a bar is dragged."""
+    drop = foretold_drop(sensitivity, dict(removed), trace)
+    return min(1.0, max(chance, sensitivity.dense.accuracy - scale * drop))
 
 
 def headline(
@@ -162,15 +161,17 @@ def headline(
     sensitivity: Sensitivity | None = None,
     table: LatencyTable | None = None,
     classes: int = 10,
+    scale: float = 1.0,
 ) -> Headline:
-    """Exact cost, predicted latency and foretold accuracy of ``plan``."""
+    """Exact cost, predicted latency and foretold accuracy of ``plan``. scale: what measured plans taught about foretold
+    drops (``learn_correction``)."""
     removed = {name: trace.group(name).units - len(kept) for name, kept in plan.kept.items()}
     return Headline(
         count_cost(trace, plan),
         count_cost(trace),
         predict_latency(trace, plan, table) if table else None,
         predict_latency(trace, Plan({}), table) if table else None,
-        foretell_accuracy(sensitivity, removed, trace, 1 / max(1, classes)) if sensitivity else None,
+        foretell_accuracy(sensitivity, removed, trace, 1 / max(1, classes), scale) if sensitivity else None,
         sensitivity.dense.accuracy if sensitivity else None,
     )
 
@@ -235,11 +236,14 @@ def propose(
 ) -> dict[str, int]:
     """Removed units per group that meet ``budget`` (as in ``plan_budget``), named for every group that may move.
 
-    "latency" is a share of the dense network's predicted time and needs ``table``. ``held``: groups that stay as they
+    "latency" is a share of the dense network's predicted time and needs ``table``. "size_bytes" (alone): the network's
+    parameters and buffers, in bytes. ``held``: groups that stay as they
     are; they are not named, and the budget is met as if they lost nothing.
     Raises PlanError when it is out of reach, or when what it needs is missing.
     """
     limits = dict(budget)
+    if "size_bytes" in limits:
+        return _propose_size(trace, scores, sensitivity, limits.pop("size_bytes"), held)
     if "latency" in limits:
         if table is None:
             raise PlanError("A plan by latency needs times measured on this machine; they are not there yet.")
@@ -247,6 +251,27 @@ def propose(
     free = {name: points for name, points in sensitivity.points.items() if name not in held}
     plan = plan_budget(trace, scores, replace(sensitivity, points=free), limits, table=table)
     return every_count(trace, removed_counts(trace, plan), held)
+
+
+def _propose_size(
+    trace: Trace, scores: Scores, sensitivity: Sensitivity, size_bytes: float, held: Collection[str]
+) -> dict[str, int]:
+    """Buffers shrink with the parameters, though not in step: the parameters' share is lowered until the size fits."""
+    dense, share = count_cost(trace), size_bytes / max(1, count_cost(trace).size_bytes)
+    if share >= 1:
+        return every_count(trace, {}, held)
+    for _ in range(8):
+        if share <= 0:
+            break
+        counts = propose(trace, scores, sensitivity, {"params": share}, held=held)
+        left = count_cost(trace, widths_plan(trace, counts)).size_bytes
+        if left <= size_bytes:
+            return counts
+        share -= (left - size_bytes) / dense.size_bytes + 1e-4
+    raise PlanError(
+        f"{size_bytes / 2**20:.2f} MB is out of reach: the smallest plan on the way of least loss is larger. Allow "
+        "more, or unlock groups."
+    )
 
 
 def every_count(trace: Trace, removed: Mapping[str, int], held: Collection[str] = ()) -> dict[str, int]:

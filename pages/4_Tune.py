@@ -6,10 +6,23 @@ from typing import Any
 
 import streamlit as st
 
-from core import AS_CUT, START_PLANS, CoreError, Plan, StartPlan, collapsed, count_cost, has_network, list_criteria
-from core.workspace import NamedPlan, made_how
-from pages.components import charts, frame, moves, session, tables, work
-from pages.components.desk import Desk, cells, curve_figure, equaliser_rows, equaliser_terms, gather
+from core import (
+    AS_CUT,
+    START_PLANS,
+    CoreError,
+    Plan,
+    Reason,
+    StartPlan,
+    collapsed,
+    count_cost,
+    has_network,
+    list_criteria,
+    plan_reasons,
+    reasons_csv,
+)
+from core.workspace import NamedPlan, made_how, overrides
+from pages.components import charts, choices, downloads, frame, moves, session, tables, work
+from pages.components.desk import Desk, cells, curve_figure, equaliser_rows, equaliser_terms, gather, plan_figure
 from pages.components.equaliser import equaliser
 from pages.components.headline import headline_strip
 
@@ -23,7 +36,7 @@ NEEDS = {
     "latency": "Waits until the layers are timed on this machine.",
 }
 CRITERION, SNAP, EVEN, NAME, PLANS = "tune_criterion", "tune_snap", "tune_even", "tune_name", "tune_plans"
-REPAIR = "tune_repair"
+REPAIR, SIZE, CURVES, WHY = "tune_repair", "tune_size", "tune_curves", "tune_why"
 
 
 def main() -> None:
@@ -62,6 +75,7 @@ def draw(desk: Desk) -> None:
         selected=selected(desk),
         dense_accuracy=dense,
         chance=desk.subject.chance,
+        loss_scale=desk.correction.scale,
         cost=equaliser_terms(desk),
         snap=session.choice(SNAP, 1),
         strip=False,
@@ -81,6 +95,7 @@ def draw(desk: Desk) -> None:
         curve(desk)
     with right:
         plans(desk)
+    why(desk)
 
 
 def selected(desk: Desk) -> str:
@@ -110,6 +125,14 @@ def tools(desk: Desk) -> None:
         )
         untouched = not any(record.removed.values())
         st.button("Dense", icon=":material/restart_alt:", on_click=moves.set_dense, disabled=untouched, help=DENSE_HELP)
+        moved = overrides(record)
+        st.button(
+            f"Reset {tables.plural(len(moved), 'bar')}" if moved else "Reset",
+            icon=":material/settings_backup_restore:",
+            on_click=moves.reset_overrides,
+            disabled=not moved,
+            help="Bars that you moved go back to where the plan before had them. One step of undo.",
+        )
         repairs(desk)
         with st.popover("Start from a plan", icon=":material/auto_awesome:"):
             start_plans(desk)
@@ -158,6 +181,19 @@ def start_plans(desk: Desk) -> None:
             disabled=bool(missing),
             width="stretch",
         )
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        most = count_cost(desk.subject.trace).size_bytes / 2**20
+        step = round(max(0.01, most / 20), 2)
+        size = st.number_input("At most, MB", 0.01, None, round(most / 2, 2), step=step, key=SIZE)
+        missing = next((need for need in ("scores", "curves") if not desk.knows(need)), "")
+        st.button(
+            "Start",
+            key="start-size",
+            on_click=moves.start_at_size,
+            args=(size,),
+            disabled=bool(missing),
+            help=NEEDS[missing] if missing else "Parameters and buffers as stored, taken where they cost least.",
+        )
     share = st.slider("The same share of every group", 0.0, 0.9, 0.5, 0.05, format="percent", key=EVEN)
     st.button(
         f"Remove {tables.percent(share, 0)} of every group",
@@ -196,11 +232,48 @@ def settings(desk: Desk) -> None:
 
 
 def curve(desk: Desk) -> None:
-    """The selected group's own curve, with where its bar stands."""
+    """The selected group's own curve with where its bar stands, or the whole plan on all curves."""
     group_id = selected(desk)
-    if desk.curves is None or group_id not in desk.curves.points:
+    if desk.curves is None or not desk.curves.points:
         return
-    st.plotly_chart(curve_figure(desk, group_id), key="tune-curve", config=charts.config("curve"))
+    if choices.segments(CURVES, "Curves", {"one": "Selected group", "all": "The plan on all curves"}) == "all":
+        st.plotly_chart(
+            plan_figure(desk, group_id),
+            key="tune-all",
+            config=charts.config("plan-on-curves"),
+            on_select=pick_curve,
+            selection_mode="points",
+        )
+    elif group_id in desk.curves.points:
+        st.plotly_chart(curve_figure(desk, group_id), key="tune-curve", config=charts.config("curve"))
+
+
+def pick_curve() -> None:
+    """A click on a curve selects its group on every page."""
+    points = (session.widget_value("tune-all") or {}).get("selection", {}).get("points", [])
+    if points and points[0].get("customdata"):
+        session.select_group(str(points[0]["customdata"][0]))
+
+
+def why(desk: Desk) -> None:
+    """A reason per group: what it loses alone, what that saves, what the next step would cost. On request: it prices
+    the plan once per group, and a drag waits for all that is drawn."""
+    if not choices.switch(WHY, "Why these widths: a reason per group"):
+        return
+    curves = None if desk.meaningless else desk.curves
+    rows = plan_reasons(desk.subject.trace, curves, desk.record.removed, desk.record.locked)
+    st.dataframe(reason_table(rows), hide_index=True, width="stretch", height=min(420, 38 + 35 * len(rows)))
+    downloads.csv("Reasons as CSV", lambda: reasons_csv(rows), f"reasons-{desk.subject.loaded.name}")
+
+
+def reason_table(rows: list[Reason]) -> dict[str, list[Any]]:
+    return {
+        "Group": [row.name for row in rows],
+        "Kept": [f"{row.kept} of {row.units}" for row in rows],
+        "Alone": [tables.MISSING if row.lost is None else tables.points(-row.lost) for row in rows],
+        "Saves": [tables.percent(row.saves, 0) for row in rows],
+        "Why": [row.text for row in rows],
+    }
 
 
 def plans(desk: Desk) -> None:

@@ -28,15 +28,18 @@ function endGesture(desk, keep = true) {
   desk.repaint();
 }
 
-// share: part of the bar that is kept, 0..1; id null is the master.
+// share: part that is kept, 0..1; id: a handle (see spread.js).
 function moveTo(desk, id, share) {
   const { model, gesture } = desk;
   const bounded = Math.min(1, Math.max(0, share));
-  if (id === null) {
+  const rows = movedBy(desk, id);
+  if (typeof id !== "string" || rows.length > 1) {
     gesture.share = bounded;
-    const free = model.rows.filter((row) => !model.locked.has(row.id));
-    const start = gesture.start;
-    for (const [rowId, kept] of scaleAll(free, start, bounded, model.snap)) model.values.set(rowId, kept);
+    const own = typeof id === "string" ? model.byId.get(id) : null;
+    const moved = own
+      ? scaleFrom(rows, gesture.start, gesture.start.get(id) / own.units, bounded, model.snap)
+      : spread(desk, rows, bounded);
+    for (const [rowId, kept] of moved) model.values.set(rowId, kept);
     desk.touch(null);
     return;
   }
@@ -46,33 +49,37 @@ function moveTo(desk, id, share) {
 }
 
 function isStill(desk, id) {
-  return id === null ? desk.model.rows.every((row) => desk.model.locked.has(row.id)) : desk.model.locked.has(id);
+  return typeof id === "string" ? desk.model.locked.has(id) : !movedBy(desk, id).length;
 }
 
 function currentShare(desk, id) {
   const { model, gesture } = desk;
-  if (id !== null) return model.values.get(id) / model.byId.get(id).units;
-  return gesture && gesture.share !== undefined ? gesture.share : masterShare(model);
+  if (typeof id === "string") return model.values.get(id) / model.byId.get(id).units;
+  return gesture && gesture.share !== undefined ? gesture.share : shareOf(movedBy(desk, id), model.values);
 }
 
 function wirePointer(desk, fader, id) {
+  const across = typeof id === "number";
   let grip = 0;
   const shareAt = (event) => {
     const box = fader.getBoundingClientRect();
-    return 1 - (event.clientY - grip - box.top) / box.height;
+    return across ? (event.clientX - grip - box.left) / box.width : 1 - (event.clientY - grip - box.top) / box.height;
   };
+  const length = () => (across ? -fader.getBoundingClientRect().width : fader.getBoundingClientRect().height);
   fader.addEventListener("pointerdown", (event) => {
     if (event.button || desk.gesture) return;
     fader.focus({ preventScroll: true });
     if (isStill(desk, id)) return;
     event.preventDefault();
+    if (typeof id === "string" && (event.ctrlKey || event.metaKey || event.shiftKey)) return mark(desk, id, event.shiftKey);
     fader.setPointerCapture(event.pointerId);
     grip = 0;
     beginGesture(desk, id);
     // Holding the cap moves it from where it is; a press elsewhere on the bar brings it there.
-    const away = (currentShare(desk, id) - shareAt(event)) * fader.getBoundingClientRect().height;
+    const away = (currentShare(desk, id) - shareAt(event)) * length();
     if (Math.abs(away) <= 11) grip = away;
     else moveTo(desk, id, shareAt(event));
+    return undefined;
   });
   fader.addEventListener("pointermove", (event) => {
     const { gesture } = desk;
@@ -125,7 +132,7 @@ function typeKey(desk, fader, id, key) {
 
 function keyShare(desk, id, key) {
   const share = currentShare(desk, id);
-  const row = id === null ? null : desk.model.byId.get(id);
+  const row = typeof id === "string" ? desk.model.byId.get(id) : null;
   const step = row ? desk.model.snap / row.units : 0.01;
   const targets = {
     ArrowUp: share + step, ArrowRight: share + step, ArrowDown: share - step, ArrowLeft: share - step,
@@ -138,6 +145,12 @@ function wireKeys(desk, fader, id) {
   fader.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     if (event.key === "Escape" && desk.gesture) endGesture(desk, false);
+    else if (event.key === "Escape" && !fader.dataset.typed && unmark(desk)) event.stopPropagation();
+    if (event.key === " " && typeof id === "string" && !desk.model.locked.has(id)) {
+      mark(desk, id, event.shiftKey);
+      event.preventDefault();
+      event.stopPropagation();
+    }
     const share = keyShare(desk, id, event.key);
     const known = share !== undefined || /^[0-9.,]$/.test(event.key);
     if (known) event.preventDefault(), event.stopPropagation();
@@ -162,7 +175,52 @@ function wireColumn(desk, cell) {
   wireKeys(desk, cell.fader, id);
   wireTip(desk, cell.fader, cell.row);
   cell.lock.addEventListener("click", () => desk.toggleLock(id));
-  cell.name.addEventListener("click", () => desk.pick(id));
+  cell.name.addEventListener("click", (event) => {
+    if (event.ctrlKey || event.metaKey || event.shiftKey) mark(desk, id, event.shiftKey);
+    else desk.pick(id);
+  });
+  cell.count.addEventListener("click", () => typeCount(desk, cell));
+}
+
+// A number field in the place of a bar's number: fingers have no keys to type on a bar.
+function typeCount(desk, cell) {
+  const { id } = cell.row;
+  if (isStill(desk, id)) return;
+  endKeys(desk);
+  const field = make("input", "count-field", cell.count.parentElement, {
+    type: "number", inputmode: "numeric", min: "1", max: String(cell.row.units), "aria-label": `Channels of ${cell.row.name} that stay`,
+  });
+  field.value = desk.model.values.get(id);
+  field.style.top = `${cell.count.offsetTop}px`;
+  let over = false;
+  const close = (keep) => {
+    if (over) return;
+    over = true;
+    const wanted = Number(field.value);
+    field.remove();
+    if (!keep || !field.value || !Number.isFinite(wanted) || desk.gesture) return;
+    beginGesture(desk, id);
+    moveTo(desk, id, wanted / cell.row.units);
+    endGesture(desk);
+  };
+  field.addEventListener("keydown", (event) => {
+    event.stopPropagation();
+    if (event.key !== "Enter" && event.key !== "Escape") return;
+    event.preventDefault(); // else the same key press would open the field again
+    close(event.key === "Enter");
+    cell.count.focus();
+  });
+  field.addEventListener("blur", () => close(true));
+  field.focus();
+  field.select();
+}
+
+function wireStages(desk) {
+  desk.view.stages.forEach(({ head }, index) => {
+    if (!head) return;
+    wirePointer(desk, head, index);
+    wireKeys(desk, head, index);
+  });
 }
 
 function wireMaster(desk) {
@@ -170,11 +228,4 @@ function wireMaster(desk) {
   wirePointer(desk, fader, null);
   wireKeys(desk, fader, null);
   wireTip(desk, fader, null);
-  desk.view.root.addEventListener("keydown", (event) => {
-    if (!(event.ctrlKey || event.metaKey) || event.key.toLowerCase() !== "z") return;
-    event.preventDefault();
-    event.stopPropagation();
-    endKeys(desk);
-    if (!desk.gesture) desk.outbox.command(event.shiftKey ? "redo" : "undo");
-  });
 }

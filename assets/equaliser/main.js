@@ -8,6 +8,7 @@ function readModel(data, before) {
   const kept = new Map(rows.map((row) => [row.id, row.kept]));
   const model = {
     rows, dense, chance: data.chance || 0, cost: data.cost || {}, snap: Math.max(1, data.snap || 1), selected: data.selected,
+    lossScale: data.loss_scale ?? 1, stages: stagesOf(rows),
     byId: new Map(rows.map((row) => [row.id, row])),
     curves: new Map(rows.map((row) => [row.id, prepareCurve(row.curve, dense)])),
     values: before ? before.values : kept,
@@ -17,11 +18,11 @@ function readModel(data, before) {
 }
 
 function shapeOf(rows) {
-  return JSON.stringify(rows.map((row) => [row.id, row.name, row.units, Boolean(row.locked && row.reason)]));
+  return JSON.stringify(rows.map((row) => [row.id, row.name, row.units, row.stage, Boolean(row.locked && row.reason)]));
 }
 
 function createDesk(root) {
-  const desk = { view: buildDesk(root), model: null, gesture: null, late: null, rev: null, painting: 0, moved: new Set() };
+  const desk = { view: buildDesk(root), model: null, gesture: null, late: null, rev: null, painting: 0, moved: new Set(), marked: new Set() };
   desk.outbox = createOutbox(({ kind, ...message }) => desk.setStateValue(kind, message));
   desk.snapshot = () => ({
     rev: desk.rev,
@@ -30,6 +31,7 @@ function createDesk(root) {
   });
   desk.repaint = () => {
     if (!desk.model) return;
+    paintTools(desk);
     paintAll(desk.view, desk.model);
     announce(desk);
   };
@@ -62,6 +64,9 @@ function createDesk(root) {
     desk.outbox.rebase(data.rev, theirs);
   };
   wireMaster(desk);
+  wireTools(desk);
+  wireOverview(desk);
+  wirePage(desk);
   new ResizeObserver(() => desk.model && fitColumns(desk.view, desk.model)).observe(desk.view.scroller);
   const timer = setInterval(() => (root.isConnected ? desk.outbox.resendLate() : clearInterval(timer)), 1000);
   return desk;
@@ -86,7 +91,9 @@ function paintMoved(desk) {
   desk.moved.clear();
   for (const id of ids) paintRow(desk.view, desk.model, id);
   paintMaster(desk.view, desk.model);
+  paintStages(desk.view, desk.model);
   paintStrip(desk.view, desk.model);
+  paintOverview(desk.view, desk.model);
   announce(desk);
 }
 
@@ -110,11 +117,14 @@ function receive(desk, data) {
     Object.assign(desk, { shape, gesture: null, late: null, rev: data.rev, model: readModel(data, null) });
     desk.view.root.classList.remove("dragging");
     desk.view.figures = {};
+    desk.marked.clear();
+    desk.view.found = null;
     desk.view.strip.replaceChildren();
     desk.outbox.clear();
     desk.outbox.start(data.ack);
     buildRows(desk.view, desk.model);
     for (const cell of desk.view.cells.values()) wireColumn(desk, cell);
+    wireStages(desk);
   } else {
     desk.model = readModel(data, desk.model);
     desk.outbox.acknowledge(data.ack);

@@ -64,7 +64,7 @@ function estimateAccuracy(model, values) {
     if (loss) lost += loss.drop;
     else unknown += 1;
   }
-  const raw = model.dense - lost;
+  const raw = model.dense - model.lossScale * lost;
   return { value: Math.min(Math.max(raw, model.chance), 1), atChance: raw <= model.chance, unknown };
 }
 
@@ -94,23 +94,18 @@ function allowedKept(row, kept, snap) {
 
 // Part of all unlocked units that stay.
 function masterShare(model) {
-  const free = model.rows.filter((row) => !model.locked.has(row.id));
-  const units = free.reduce((sum, row) => sum + row.units, 0);
-  return units ? free.reduce((sum, row) => sum + model.values.get(row.id), 0) / units : 1;
+  return shareOf(model.rows.filter((row) => !model.locked.has(row.id)), model.values);
 }
 
-// Values after the master moved so that `share` of all unlocked units stay. The mix is kept: going down every group
-// keeps the same part of what it had, going up every group gives back the same part of what it had lost.
-function scaleAll(rows, start, share, snap) {
-  const units = rows.reduce((sum, row) => sum + row.units, 0);
-  const before = rows.reduce((sum, row) => sum + start.get(row.id), 0) / units;
-  const moved = new Map();
+// Runs of neighbours with one stage's name.
+function stagesOf(rows) {
+  const stages = [];
   for (const row of rows) {
-    const kept = start.get(row.id);
-    const target = share <= before ? kept * (share / before) : row.units - (row.units - kept) * ((1 - share) / (1 - before));
-    moved.set(row.id, allowedKept(row, target, snap));
+    const last = stages[stages.length - 1];
+    if (last && last.name === (row.stage || "")) last.rows.push(row);
+    else stages.push({ name: row.stage || "", rows: [row] });
   }
-  return moved;
+  return stages;
 }
 
 function formatPercent(share, digits = 0) {

@@ -6,6 +6,9 @@ const ICONS = {
 };
 const WIDE_COLUMN = 68; // from here names stand upright under their bar
 const COLUMN_RANGE = [36, 96];
+const ZOOM = 1.35;
+const NARROWEST = 14;
+const TINY_COLUMN = 30; // under it numbers and locks would overlap
 
 function make(tag, className, parent, attributes = {}) {
   const node = document.createElement(tag);
@@ -29,24 +32,43 @@ function buildFader(column, label) {
   return fader;
 }
 
+// A stage: neighbouring groups whose maps have one size. Its head is a slider that moves them all.
+function buildStage(stage, parent, many) {
+  const box = make("div", "stage", parent);
+  const columns = make("div", "stage-columns");
+  let head = null;
+  if (many) {
+    head = make("div", "stage-head", box, {
+      role: "slider", tabindex: "0", "aria-orientation": "horizontal", "aria-label": `Stage ${stage.name}, ${stage.rows.length} groups`,
+    });
+    make("div", "stage-fill", head);
+    make("span", "", head).textContent = stage.name;
+    make("b", "", head);
+  }
+  box.appendChild(columns);
+  return { box, head, columns, stage };
+}
+
 function buildColumn(row, parent) {
   const column = make("div", "column", parent);
   column.dataset.id = row.id;
   const fader = buildFader(column, row.name);
   if ((row.members || []).length > 1) fader.setAttribute("aria-description", `pruned together: ${row.members.join(", ")}`);
-  const count = make("div", "count", column);
+  const count = make("button", "count", column, { type: "button", title: "Type how many stay" });
   const kept = make("b", "", count);
   const of = make("span", "", count);
   of.textContent = `of ${row.units}`;
   const lock = make("button", "lock", column, { type: "button" });
   const name = make("button", "name", column, { type: "button", title: row.name, "aria-label": `Select ${row.name}` });
   const text = make("span", "", name);
-  return { column, fader, kept, lock, name, text, row };
+  return { column, fader, count, kept, lock, name, text, row };
 }
 
 function buildDesk(root) {
   root.replaceChildren();
   const strip = make("div", "strip", root, { role: "group", "aria-label": "Estimates for this plan" });
+  const tools = buildTools(root);
+  const overview = buildOverview(root);
   const desk = make("div", "desk", root);
   const axis = make("div", "axis", desk, { "aria-hidden": "true" });
   make("span", "axis-title", axis).textContent = "Kept channels";
@@ -59,20 +81,23 @@ function buildDesk(root) {
   make("span", "", masterCount).textContent = "of all";
   make("div", "master-name", master).textContent = "All groups";
   const scroller = make("div", "scroller", desk);
-  const columns = make("div", "columns", scroller, { role: "group", "aria-label": "Groups of channels, in network order" });
+  const columns = make("div", "columns", scroller, {
+    role: "group", "aria-label": "Groups of channels, in network order", id: "equaliser-columns",
+  });
   const foot = make("div", "foot", root);
   const legend = make("div", "legend", foot);
-  make("div", "hint", foot).textContent =
-    "Drag a bar, or focus it: \u2191 \u2193 one channel, Page \u00b1 10 %, Home and End. Type 30 and Enter to remove 30 %. Ctrl+Z undoes.";
+  const keys = buildKeys(foot);
   const tip = make("div", "tip", root, { role: "tooltip" });
   const typed = make("div", "typed", root, { role: "status" });
-  return { root, strip, desk, master: { column: master, fader: masterFader, kept: masterKept }, scroller, columns, legend, tip, typed, cells: new Map(), figures: {} };
+  return { root, strip, tools, overview, keys, stages: [], desk, master: { column: master, fader: masterFader, kept: masterKept }, scroller, columns, legend, tip, typed, cells: new Map(), figures: {} };
 }
 
 function buildRows(view, model) {
   view.columns.replaceChildren();
   view.cells.clear();
-  for (const row of model.rows) view.cells.set(row.id, buildColumn(row, view.columns));
+  view.stages = model.stages.map((stage) => buildStage(stage, view.columns, model.stages.length > 1));
+  view.root.classList.toggle("staged", model.stages.length > 1);
+  for (const { columns, stage } of view.stages) for (const row of stage.rows) view.cells.set(row.id, buildColumn(row, columns));
   fitColumns(view, model);
 }
 
@@ -80,14 +105,19 @@ function buildRows(view, model) {
 function fitColumns(view, model) {
   const room = view.scroller.clientWidth;
   if (!room || !model.rows.length) return;
-  const width = Math.min(COLUMN_RANGE[1], Math.max(COLUMN_RANGE[0], Math.floor(room / model.rows.length)));
+  const fitting = Math.min(COLUMN_RANGE[1], Math.max(COLUMN_RANGE[0], Math.floor(room / model.rows.length)));
+  const width = Math.max(NARROWEST, Math.min(COLUMN_RANGE[1], Math.round(fitting * ZOOM ** settled.zoom)));
   const upright = width >= WIDE_COLUMN && model.rows.every((row) => row.name.length <= width / 6.2);
   view.root.style.setProperty("--column", `${width}px`);
   view.root.classList.toggle("upright", upright);
+  view.root.classList.toggle("tiny", width < TINY_COLUMN);
+  view.overview.box.hidden = width * model.rows.length <= room + 2 && !settled.zoom;
   for (const cell of view.cells.values()) cell.text.textContent = shortName(cell.row.name, upright ? 14 : 17);
   // The longest name sets the height for all, so that the foot of the desk stays a line.
   const longest = Math.max(...[...view.cells.values()].map((cell) => cell.text.offsetHeight));
   view.root.style.setProperty("--names", `${Math.max(24, longest + 8)}px`);
+  placeWindow(view);
+  if (view.theme) paintOverview(view, model);
 }
 
 function buildLegend(view, theme, anyCurve, anyMissing) {
@@ -139,6 +169,7 @@ function paintRow(view, model, id) {
   cell.fader.style.setProperty("--heat", loss ? heatColour(heat(100 * loss.drop), view.theme) : "");
   cell.fader.classList.toggle("unscanned", !curve);
   cell.kept.textContent = kept;
+  cell.count.setAttribute("aria-label", `${kept} of ${row.units} channels of ${row.name} stay: type another number`);
   cell.column.classList.toggle("locked", locked);
   cell.column.classList.toggle("fixed", Boolean(row.locked && row.reason));
   cell.column.classList.toggle("selected", id === model.selected);
@@ -147,7 +178,7 @@ function paintRow(view, model, id) {
     cell.lock.innerHTML = locked ? ICONS.shut : ICONS.open;
     cell.lock.setAttribute("aria-pressed", String(locked));
     cell.lock.setAttribute("aria-label", `Lock ${row.name}`);
-    cell.lock.disabled = Boolean(row.locked && row.reason);
+    cell.lock.disabled = cell.count.disabled = Boolean(row.locked && row.reason);
   }
 }
 
@@ -160,6 +191,17 @@ function paintMaster(view, model) {
   view.master.fader.style.setProperty("--kept", share.toFixed(5));
   view.master.column.classList.toggle("locked", still);
   view.master.kept.textContent = `${percent} %`;
+}
+
+function paintStages(view, model) {
+  view.stages.forEach(({ head, stage }) => {
+    if (!head) return;
+    const free = stage.rows.filter((row) => !model.locked.has(row.id));
+    const percent = Math.round(100 * shareOf(free, model.values));
+    const text = free.length ? `${percent} % of its unlocked channels kept` : "every group is locked";
+    paintSlider(head, { kept: percent, units: 100, least: 1, text, disabled: !free.length });
+    head.lastChild.textContent = free.length ? `${percent} %` : "";
+  });
 }
 
 function paintFigure(view, name, title, value, note, how) {
@@ -200,7 +242,9 @@ function paintAll(view, model) {
   buildLegend(view, view.theme, scanned, missing);
   for (const row of model.rows) paintRow(view, model, row.id);
   paintMaster(view, model);
+  paintStages(view, model);
   paintStrip(view, model);
+  paintOverview(view, model);
 }
 
 function isDark(root) {

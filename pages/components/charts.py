@@ -20,6 +20,7 @@ FOCUS, FOCUS_BAND = "#D55E00", "rgba(213, 94, 0, 0.24)"
 CURVE, CURVE_BAND = "#1A82C4", "rgba(26, 130, 196, 0.28)"
 KEPT, GONE = CURVE, "rgba(128, 138, 142, 0.55)"
 MUTED, REFERENCE = "rgba(128, 138, 142, 0.55)", "rgb(128, 138, 142)"
+PLAN = "#009E73"
 FAINT = "rgba(128, 138, 142, 0.22)"
 SINGLY = "Measured: this group alone, everything else dense"
 FROM_PLAN = "Measured: this group alone, everything else as in the plan"
@@ -75,6 +76,24 @@ def curves(
     legend_below(figure, 96)
     hold_left(figure)
     return figure
+
+
+def mark_plan(figure: go.Figure, stands: Sequence[tuple[str, str, str, float, float]]) -> None:
+    """Where a plan takes each curve: (group id, name, "24 of 32", removed share, accuracy of this group alone)."""
+    figure.add_trace(
+        go.Scatter(
+            x=[100 * one[3] for one in stands],
+            y=[100 * one[4] for one in stands],
+            customdata=[[one[0], one[1], one[2]] for one in stands],
+            mode="markers",
+            marker={"color": PLAN, "size": 11, "symbol": "diamond-open", "line": {"width": 2}},
+            selected={"marker": {"opacity": 1}},
+            unselected={"marker": {"opacity": 1}},
+            name="this plan",
+            hovertemplate="<b>%{customdata[1]}</b><br>%{customdata[2]} channels kept<br>alone %{y:.1f} %"
+            "<extra></extra>",
+        )
+    )
 
 
 def singly(sensitivity: Sensitivity) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 from core import (
     AS_CUT,
+    Correction,
     Figure,
     LatencyTable,
     Plan,
@@ -18,7 +19,10 @@ from core import (
     desk_figures,
     desk_rows,
     drag_terms,
+    foretell_accuracy,
     headline,
+    learn_correction,
+    seen_plans,
     widths_plan,
 )
 from core.workspace import Workspace
@@ -27,6 +31,7 @@ from pages.components.equaliser import CostTerms, EqualiserRow
 from pages.components.headline import Cell
 
 DENSE = Plan({})
+NO_CORRECTION = Correction(1.0, 0, None, None)
 TITLES = {
     "accuracy": "Accuracy",
     "latency": "Latency",
@@ -62,6 +67,7 @@ class Desk:
     dense: Mapping[str, Any]
     meaningless: str
     jobs: Mapping[str, Job]
+    correction: Correction = NO_CORRECTION
 
     @property
     def pending(self) -> bool:
@@ -133,7 +139,20 @@ def gather(record: Workspace, subject: Subject) -> Desk:
     proposal = work.known("propose", subject, dict, criterion=criterion)
     if proposal is None and curves is not None and curves.complete and not meaningless:
         proposal = jobs.want("proposal", "Searching a plan", "propose", criterion=criterion)
-    return Desk(record, subject, plan, scores, curves, table, proposal, measured, dense, meaningless, jobs.found)
+    learned = correction(record, subject, plan, curves, dense) if not meaningless else NO_CORRECTION
+    known = (plan, scores, curves, table, proposal, measured, dense, meaningless, jobs.found, learned)
+    return Desk(record, subject, *known)
+
+
+def correction(
+    record: Workspace, subject: Subject, plan: Plan | None, curves: Sensitivity | None, dense: Mapping[str, Any]
+) -> Correction:
+    """What the plans this person measured teach about estimates; nothing without curves or the dense network."""
+    if curves is None or curves.plan_key or "accuracy" not in dense:
+        return NO_CORRECTION
+    own = work.network_key(record, plan) if plan is not None else ""
+    seen = [one for one in seen_plans(record.measured, subject) if one.key != own]
+    return learn_correction(subject.trace, curves, seen, dense["accuracy"]["value"], work.repair(record, plan))
 
 
 def known_now(record: Workspace) -> Desk:
@@ -173,6 +192,7 @@ def equaliser_rows(desk: Desk) -> list[EqualiserRow]:
             "reason": row.reason or None,
             "members": row.members,
             "curve": row.curve or None,
+            "stage": row.stage,
         }
         for row in desk_rows(desk.subject.trace, desk.curves, desk.record.removed)
     ]
@@ -217,6 +237,20 @@ def curve_figure(desk: Desk, group_id: str) -> Any:
     return figure
 
 
+def plan_figure(desk: Desk, focus: str) -> Any:
+    """All curves (a Plotly figure), each with a mark where the plan takes it; ``curves`` must be there."""
+    assert desk.curves is not None
+    rows = [row for row in desk_rows(desk.subject.trace, desk.curves, desk.record.removed) if row.curve]
+    figure = charts.curves(desk.curves, {row.id: row.name for row in rows}, focus=focus, height=380)
+    at = [min(row.removed_fraction, row.curve[-1][0]) for row in rows]
+    charts.mark_plan(
+        figure,
+        [(row.id, row.name, f"{row.kept} of {row.units}", x, desk.curves.accuracy(row.id, x))
+         for row, x in zip(rows, at, strict=True)],
+    )  # fmt: skip
+    return figure
+
+
 def figures(desk: Desk) -> tuple[Figure, ...]:
     """The headline numbers; costs are exact before it is known which channels leave."""
     now = headline(
@@ -225,6 +259,7 @@ def figures(desk: Desk) -> tuple[Figure, ...]:
         sensitivity=None if desk.meaningless else desk.curves,
         table=desk.table,
         classes=len(desk.subject.data.classes),
+        scale=desk.correction.scale,
     )
     hidden = {"accuracy"} if desk.meaningless else set()
     measured = {name: value for name, value in desk.measured.items() if name not in hidden}
@@ -253,7 +288,8 @@ def _cell(desk: Desk, figure: Figure) -> Cell:
         "busy": measuring and (figure.how != "measured" or figure.name == "accuracy"),
     }
     if figure.name == "accuracy" and figure.value is not None:
-        cell["detail"] = "\n".join(filter(None, [cell["detail"], _after(desk, figure)]))
+        cell["detail"] = "\n".join(filter(None, [cell["detail"], _off(desk, figure), _after(desk, figure)]))
+        cell["help"] += _learned(desk)
     if cell["busy"] and not cell["detail"]:
         cell["detail"] = "measuring …"
     if figure.name == "accuracy" and desk.meaningless:
@@ -263,6 +299,27 @@ def _cell(desk: Desk, figure: Figure) -> Cell:
         value, detail = _unknown(desk, figure.name)
         cell.update(value=value, detail=detail, mark="", dense="", unknown=True)
     return cell
+
+
+def _off(desk: Desk, figure: Figure) -> str:
+    """How far the estimate was from what was then measured; "" before that, or of a plan that removes nothing."""
+    if figure.how != "measured" or desk.curves is None or desk.pending_plan or not any(desk.record.removed.values()):
+        return ""
+    removed, trace = desk.record.removed, desk.subject.trace
+    said = foretell_accuracy(desk.curves, removed, trace, desk.subject.chance, desk.correction.scale)
+    return f"estimate was {tables.percent(said)}"
+
+
+def _learned(desk: Desk) -> str:
+    """What the measured plans taught about estimates, in a sentence."""
+    found = desk.correction
+    if not found.plans or found.error_before is None or found.error_after is None:
+        return ""
+    return (
+        f" Sums of single losses are multiplied by {found.scale:.2f}, as {tables.plural(found.plans, 'measured plan')} "
+        f"taught: half of those estimates were off by {100 * found.error_before:.1f} points or more, corrected "
+        f"{100 * found.error_after:.1f}."
+    )
 
 
 def _after(desk: Desk, figure: Figure) -> str:

@@ -18,7 +18,9 @@ from pages.components import session
 
 ASSETS = Path(__file__).parents[2] / "assets" / "equaliser"
 # Joined in this order into one module: a v2 component takes one text, and nothing is built.
-SCRIPTS = ("model.js", "sync.js", "tip.js", "view.js", "input.js", "main.js")
+SCRIPTS = (
+    "model.js", "spread.js", "sync.js", "tip.js", "overview.js", "tools.js", "view.js", "input.js", "main.js",
+)  # fmt: skip
 
 Term = tuple[float, int, int]  # coef, row index or -1, row index or -1
 
@@ -28,7 +30,8 @@ class EqualiserRow(TypedDict):
 
     ``kept``: units kept now, 1..``units``. ``locked`` with a ``reason`` cannot be opened by hand; without one it is a
     person's own lock. ``members``: layers that are pruned together. ``curve``: points (removed_fraction, accuracy, low,
-    high), shares in 0..1, of a scan of this group alone; None before it was scanned.
+    high), shares in 0..1, of a scan of this group alone; None before it was scanned. ``stage``: neighbours of one stage
+    get a handle of their own.
     """
 
     id: str
@@ -39,6 +42,7 @@ class EqualiserRow(TypedDict):
     reason: str | None
     members: Sequence[str]
     curve: Sequence[tuple[float, float, float, float]] | None
+    stage: str
 
 
 class CostTerms(TypedDict, total=False):
@@ -114,6 +118,7 @@ def equaliser(
     selected: str | None = None,
     dense_accuracy: float | None = None,
     chance: float = 0.0,
+    loss_scale: float = 1.0,
     cost: CostTerms | None = None,
     snap: int = 1,
     live: bool = False,
@@ -127,7 +132,8 @@ def equaliser(
 
     Bars show the share of channels kept (axis "Kept channels", percent), coloured by the accuracy that removing this
     much of this group alone would lose. Above them stand estimates for the whole plan: ``dense_accuracy`` (share in
-    0..1; None hides it) minus the sum of the single losses, never under ``chance``, and the sums in ``cost``.
+    0..1; None hides it) minus ``loss_scale`` times the sum of the single losses, never under ``chance``, and the sums
+    in ``cost``.
 
     ``rev``: raise it to make the browser take ``kept`` and ``locked`` from ``rows``. ``ack``: the highest ``seq`` that
     has been handled; None takes what this session's component last sent, right whenever ``on_edit`` handles it at
@@ -136,7 +142,7 @@ def equaliser(
     ``prunescope-estimates`` on the window), for a headline that stands elsewhere.
 
     Callbacks run before the script's body: ``on_edit(edit)``, ``on_pick(group_id)`` when a name is clicked,
-    ``on_command("undo" | "redo")`` for Ctrl+Z and Ctrl+Shift+Z.
+    ``on_command("undo" | "redo")`` for Ctrl+Z and Ctrl+Shift+Z, wherever the focus is.
     """
 
     sent = {name: (_heard(key, name) or {}).get("seq", 0) for name in ("edit", "command")}
@@ -148,6 +154,7 @@ def equaliser(
         "selected": selected,
         "dense_accuracy": dense_accuracy,
         "chance": chance,
+        "loss_scale": loss_scale,
         "cost": dict(cost or {}),
         "snap": snap,
         "live": live,

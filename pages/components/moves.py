@@ -82,6 +82,21 @@ def start_from(plan: StartPlan) -> None:
     attempt(change)
 
 
+def start_at_size(megabytes: float) -> None:
+    """A plan whose network takes at most so many MB (of 2^20 bytes), taken where it costs least."""
+
+    def change() -> None:
+        record = session.workspace()
+        desk = known_now(record)
+        if desk.scores is None or desk.curves is None:
+            raise CoreError("Not all this needs has been measured yet. Try again in a moment.")
+        trace, budget = desk.subject.trace, {"size_bytes": megabytes * 2**20}
+        counts = propose(trace, desk.scores, desk.curves, budget, held=record.locked)
+        session.edit(own_widths(trace, record, counts), f"At most {megabytes:.3g} MB", pin="")
+
+    attempt(change)
+
+
 def set_even(removed_fraction: float) -> None:
     record = session.workspace()
     trace = work.subject(record).trace
@@ -97,6 +112,16 @@ def own_widths(trace: Trace, record: Workspace, counts: Mapping[str, int]) -> di
 
 def set_dense() -> None:
     attempt(lambda: session.edit(dict.fromkeys(session.workspace().removed, 0), "Dense", pin=""))
+
+
+def reset_overrides() -> None:
+    """Bars moved by hand go back to where the plan that was set before had them."""
+
+    def change(record: Workspace) -> Workspace:
+        base = next((step.label for step in reversed(record.history) if not step.by_hand), "Dense network")
+        return records.edit(record, records.overrides(record), f"{base}, as it was")
+
+    attempt(lambda: session.update(change))
 
 
 def set_criterion(name: str) -> None:

@@ -182,7 +182,9 @@ def test_a_measured_plan_shows_its_numbers_and_no_other_plan_does(jobs: Jobs) ->
     app.run()
     shown = cells(app)
     assert shown["accuracy"]["value"] == "95.0 %" and shown["accuracy"]["mark"] == "measured"
-    assert shown["accuracy"]["detail"] == "95 %: 92.0 to 97.0 %\n360 selection images"
+    interval, images, estimate = shown["accuracy"]["detail"].splitlines()
+    assert (interval, images) == ("95 %: 92.0 to 97.0 %", "360 selection images")
+    assert estimate.startswith("estimate was "), "predicted beside measured"
     assert shown["latency"]["value"] == "1.50 ms" and shown["latency"]["change"] == "−50 %"
     assert "cpu, 1 thread" in shown["latency"]["detail"]
     edited(app, {"features.10": 21})

@@ -72,7 +72,15 @@ def desk() -> None:
     left.button("Half", on_click=preset, args=(0.5,))
     right.button("All", on_click=preset, args=(1.0,))
     equaliser(
-        [{**row, "kept": state.kept[row["id"]], "locked": row["locked"] or row["id"] in state.locked} for row in rows],
+        [
+            {
+                **row,
+                "kept": state.kept[row["id"]],
+                "locked": row["locked"] or row["id"] in state.locked,
+                "stage": f"stage {number // 4}" if query.get("stages") else "",
+            }
+            for number, row in enumerate(rows)
+        ],
         key="desk",
         rev=state.rev,
         selected=state.selected,
