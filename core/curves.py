@@ -179,7 +179,7 @@ def room(trace: Trace, sensitivity: Sensitivity, group_id: str, limit: Limit) ->
     """
     if group_id not in sensitivity.points:
         raise MeasureError(f"Group {group_id} has no curve yet. Scan it first.")
-    group, found = trace.group(group_id), lost_points(sensitivity, group_id, limit.quantity)
+    group, found = trace.group(group_id), _heard(lost_points(sensitivity, group_id, limit.quantity), limit)
     values = [one.value for one in found]
     surely = perhaps = None
     lows = [one.low for one in found if one.low is not None]
@@ -189,6 +189,19 @@ def room(trace: Trace, sensitivity: Sensitivity, group_id: str, limit: Limit) ->
         surely = found[(sure.index(False) if False in sure else len(sure)) - 1].removed
     removed = _crossing(found, values, limit.amount)
     return Room(group.id, group.name, group.units, removed, surely, perhaps, found[-1].removed)
+
+
+def _heard(found: Sequence[Lost], limit: Limit) -> list[Lost]:
+    """Without points on few of the images whose interval holds the limit, where a wider removal is within it on as many
+    or more: what few images leave open says nothing against it."""
+    most = max(one.images for one in found)
+
+    def answered(one: Lost) -> bool:
+        wider = (other for other in found if other.removed > one.removed and other.images >= one.images)
+        open_still = one.images < most and one.verdict(limit) == PERHAPS
+        return open_still and any(other.value <= limit.amount for other in wider)
+
+    return [one for one in found if not answered(one)]
 
 
 def _crossing(found: Sequence[Lost], values: Sequence[float], amount: float) -> int:

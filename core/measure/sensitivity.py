@@ -61,10 +61,11 @@ def scan_sensitivity(
     plan: fractions that leave a group more units than the plan does are left out; of the others, the plan's units
     leave first. The values equal those of a pruned copy evaluated on the same images, but for rounding.
 
-    The order of work: three widths of all groups on few images, then on all; then the widths between two of which the
-    intervals do not both say on which side of ``decision`` (share of accuracy lost) they are, and where curves bend;
-    then everything. ``effort`` below 1: stop after that share of the work. ``resume``: go on from a stored result of
-    the same network, images, scores, seed and plan; what it holds is not measured again.
+    The order of work: three widths of all groups on few images; then, on all, of each group the two neighbouring widths
+    between which it loses ``decision`` (share of accuracy); the first three on all; then widths where the intervals
+    beside them do not both say on which side of ``decision`` they are, and where curves bend; then everything.
+    ``effort`` below 1: stop after that share of the work. ``resume``: go on from a stored result of the same network,
+    images, scores, seed and plan; what it holds is not measured again.
     ``on_progress(fraction, message, partial)``: after every round, and twice a second, ``partial`` is the Sensitivity
     so far; in between it is None. Stopped by ``cancelled()`` or ``effort``, ``complete`` is False.
     fingerprints: stored in the result; computed when None. The network is left as it was.

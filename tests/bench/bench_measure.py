@@ -281,25 +281,39 @@ def bench(case: Case, threads: int, every: int, *, once: bool) -> bool:
     return equal
 
 
-def rank(case: Case) -> None:
-    """Prints how a scan that was stopped early ranks the groups, beside the whole one."""
-    part, whole = (
-        scan_sensitivity(case.trace, case.data, FRACTIONS, case.scores, groups=case.groups, effort=effort)
-        for effort in (EFFORT, 1.0)
-    )
-    print(f"\n{case.name}: ranking of {len(case.groups)} groups, {len(case.data)} images, at {EFFORT:.0%} of the work")
+def rank(case: Case, seeds: int) -> None:
+    """Prints how a scan that was stopped early ranks the groups, beside the whole one; per seed, which draws the first
+    images."""
+    print(f"\n{case.name}: ranking of {len(case.groups)} groups, {len(case.data)} images, at {EFFORT:.0%} of the work; "
+          f"seeds 0 to {seeds - 1}", flush=True)  # fmt: skip
+    table: dict[str, list[str]] = {}
+    for seed in range(seeds):
+        part, whole = (
+            scan_sensitivity(
+                case.trace, case.data, FRACTIONS, case.scores, groups=case.groups, effort=effort, seed=seed
+            )
+            for effort in (EFFORT, 1.0)
+        )
+        for what, pair in ranked(case, part, whole).items():
+            table.setdefault(what, []).append(agreement(*pair))
+    for what, found in table.items():
+        print(f"  {what:<28} {' '.join(found)}", flush=True)
+
+
+def ranked(case: Case, part: Sensitivity, whole: Sensitivity) -> dict[str, list[list[float]]]:
+    """What the groups can be ranked by: name -> (of the stopped scan, of the whole one), a number per group."""
+    found: dict[str, list[list[float]]] = {}
     for limit in LIMITS:
-        places = []
-        for found in (part, whole):
-            rows = {row.room.id: row.share for row in rank_groups(case.trace, found, limit)}
-            places.append([rows.get(name, math.nan) for name in case.groups])
-        print(f"  share within {limit.amount:g} of {limit.quantity:<9} {agreement(*places)}")
-    shares = [fraction for fraction in FRACTIONS if fraction <= 0.8]
-    added = [[[found.loss_added(name, f) for f in shares] for name in case.groups] for found in (part, whole)]
-    means = [[statistics.mean(row) for row in rows] for rows in added]
-    print(f"  mean loss added              {agreement(*means)}")
-    each = [agreement(*([row[place] for row in rows] for rows in added)) for place in range(len(shares))]
-    print(f"  loss added, width by width   {' '.join(f'{f:g}: {rho}' for f, rho in zip(shares, each, strict=True))}")
+        shares = [{row.room.id: row.share for row in rank_groups(case.trace, scan, limit)} for scan in (part, whole)]
+        found[f"share within {limit.amount:g} of {limit.quantity}"] = [
+            [rows.get(name, math.nan) for name in case.groups] for rows in shares
+        ]
+    widths = [fraction for fraction in FRACTIONS if fraction <= 0.8]
+    added = [[[scan.loss_added(name, f) for f in widths] for name in case.groups] for scan in (part, whole)]
+    found["mean loss added"] = [[statistics.mean(row) for row in rows] for rows in added]
+    for place, fraction in enumerate(widths):
+        found[f"loss added at {fraction:g}"] = [[row[place] for row in rows] for rows in added]
+    return found
 
 
 def agreement(a: list[float], b: list[float]) -> str:
@@ -318,12 +332,13 @@ def main() -> int:
     parser.add_argument("--every", type=int, default=1, help="naive way on each so-many-th point only")
     parser.add_argument("--once", action="store_true", help="no second scan after the naive one")
     parser.add_argument("--ranking", action="store_true", help="only: what an early stop says of the ranking")
+    parser.add_argument("--seeds", type=int, default=3, help="of the ranking")
     asked = parser.parse_args()
     good = True
     for name in asked.nets:
         case = build(name, asked.images, asked.groups)
         if case is not None and asked.ranking:
-            rank(case)
+            rank(case, asked.seeds)
         elif case is not None:
             for threads in asked.threads:
                 good &= bench(case, threads, asked.every, once=asked.once)

@@ -107,6 +107,22 @@ def test_few_images_leave_it_open(trace: Trace) -> None:
     assert has.surely == 0 and has.removed >= 8 and has.perhaps is not None and has.perhaps > has.removed
 
 
+def test_few_images_say_nothing_against_more_of_them(trace: Trace) -> None:
+    group = trace.prunable[0]
+    start, few, more = (
+        curve(group.units, {gone: (right, 0.1)}, images)[0]
+        for gone, right, images in ((0, 900, 1000), (2, 26, 30), (4, 899, 1000))
+    )
+    found = replace(scan(trace, {0: (900, 0.1)}, images=1000), points={group.id: (start, few, more)})
+    limit = Limit("accuracy", 0.01)
+    assert room(trace, found, group.id, limit).removed == 4
+    certain = replace(few, accuracy=0.1, low=0.04, high=0.2)  # nine of ten lost: few images suffice to see that
+    found = replace(found, points={group.id: (start, certain, more)})
+    assert room(trace, found, group.id, limit).removed < 2
+    found = replace(found, points={group.id: (start, few)})
+    assert room(trace, found, group.id, limit).removed < 2
+
+
 def test_verdicts() -> None:
     assert Lost(1, 0.0, -0.01, 0.01, 9).verdict(POINT) == SURELY
     assert Lost(1, 0.0, -0.01, 0.02, 9).verdict(POINT) == PERHAPS

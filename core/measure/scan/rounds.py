@@ -1,12 +1,15 @@
 """In what order a scan works: what tells most comes first, and everything comes in the end.
 
-First three widths of every group on few images, then on all: for a third of the work, that ranks the groups. No other
-width comes before, because one on few images between two on all tells less than the line between these. Then the other
-widths, those first that have the decision or a bend between the widths beside them.
+First three widths of every group on few images. Then, on all images, the two widths of every group between which the
+loss that one is ready for is reached: what lies between those ranks the groups, and a curve that is straight from far
+to far says little of it. The losses known so far say where to look, being smoother than counts of right answers. Then
+the first three on all images, and the other widths, those first that have the decision or a bend between the widths
+beside them.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -16,6 +19,9 @@ from core.solvers.intervals import paired_interval
 
 FIRST_SHARE, FIRST_LEAST, FIRST_MOST = 0.1, 16, 128  # images of the first curves
 COARSE = (1 / 6, 1 / 2, 5 / 6)  # places along a group's widths
+SEARCHES = 4  # rounds for the widths around the decision; every one walks the network again
+NATS = 10.0  # of loss added, about, per share of accuracy lost: only says where to look
+LEAST_NATS = 1e-3  # what counts as no change when losses are compared by their logarithms
 
 
 @dataclass(frozen=True)
@@ -42,11 +48,46 @@ def rounds(
     """
     coarse = coarse_forks(forks)
     yield Round("First curves", coarse, first_images(total, batch))
+    groups = _by_group(forks).values()
+    for _ in range(SEARCHES):
+        nearest = [nearest_fork(widths, tallies, total, decision) for widths in groups]
+        if due := [fork for fork in nearest if fork is not None]:
+            yield Round("Where the limit is crossed", due, total)
     yield Round("First curves on all images", coarse, total)
-    chosen = set(coarse)
-    rest = sorted((f for f in forks if f not in chosen), key=lambda f: _telling(f, forks, tallies, start[0], decision))
+    rest = [fork for fork in forks if fork not in tallies or tallies[fork].images < total]
+    rest.sort(key=lambda fork: _telling(fork, forks, tallies, start[0], decision))
     yield Round("Where it is close and where curves bend", rest[: len(rest) // 2], total)
     yield Round("All widths", rest, total)
+
+
+def nearest_fork(widths: Sequence[Fork], tallies: Mapping[Fork, Tally], total: int, decision: float) -> Fork | None:
+    """The width to measure on all images next, so that two neighbours stand on both sides of ``decision``; None once
+    they do. widths: a group's forks, widest first."""
+    whole = [at for at, fork in enumerate(widths) if fork in tallies and tallies[fork].images >= total]
+    lost = {at: tallies[widths[at]].lost - tallies[widths[at]].gained for at in whole}
+    beyond = next((at for at in whole if lost[at] > decision * total), len(widths))
+    within = max((at for at in whole if at < beyond), default=-1)
+    if beyond - within <= 1:
+        return None
+    added = [(fork.group.units - len(fork.kept), _nats(tallies[fork])) for fork in widths if fork in tallies]
+    known = [(0, math.log(LEAST_NATS)), *added]
+    level = math.log(max(LEAST_NATS, NATS * decision))
+    removed = [fork.group.units - len(fork.kept) for fork in widths]
+    crossed = next((at for at, gone in enumerate(removed) if _along(known, gone) > level), len(widths))
+    return widths[min(max(crossed - 1, within + 1), beyond - 1)]
+
+
+def _nats(tally: Tally) -> float:
+    return math.log(max(LEAST_NATS, (tally.loss - tally.start_loss) / tally.images))
+
+
+def _along(known: Sequence[tuple[int, float]], place: int) -> float:
+    """Straight between the known (place, value), by rising place; level behind the last."""
+    after = next((pair for pair in known if pair[0] >= place), known[-1])
+    if after[0] <= place:
+        return after[1]
+    before = [pair for pair in known if pair[0] < place][-1]
+    return before[1] + (after[1] - before[1]) * (place - before[0]) / (after[0] - before[0])
 
 
 def coarse_forks(forks: Sequence[Fork]) -> list[Fork]:

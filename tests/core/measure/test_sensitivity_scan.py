@@ -12,7 +12,10 @@ from torch import Tensor, nn
 
 from core.apply import prune_model
 from core.errors import MeasureError
+from core.measure.forks import Fork
 from core.measure.importance import score_channels
+from core.measure.scan.rounds import nearest_fork
+from core.measure.scan.tally import Tally
 from core.measure.sensitivity import Sensitivity, scan_sensitivity
 from core.records import Group, ImageData, Plan, Scores, Trace
 from core.solvers.intervals import newcombe, paired_interval, wilson
@@ -174,16 +177,46 @@ def test_effort_stops_early_and_resume_goes_on_to_the_same_end() -> None:
 
 
 def test_what_is_told_first_ranks_the_groups() -> None:
-    """Three widths of every group, on as many images each, before any other width."""
+    """Three widths of every group on few images, then the two of each beside the limit on all, before any other."""
     module, data = network(Residual), pictures(60)
     trace = trace_channels(module, data.images)
     widths = tuple(0.1 * place for place in range(1, 10))
-    part = scan_sensitivity(trace, data, widths, batch_size=8, effort=0.25)
-    for points in part.points.values():
-        assert len(points) == 4 and len({point.images for point in points[1:]}) == 1
-        assert 16 < points[1].images < 60
-    more = scan_sensitivity(trace, data, widths, batch_size=8, effort=0.5)
-    assert all(point.images == 60 for points in more.points.values() for point in points[1:4:2])
+    told: list[tuple[str, Sensitivity | None]] = []
+    scan_sensitivity(
+        trace, data, widths, batch_size=8, on_progress=lambda _, what, partial=None: told.append((what, partial))
+    )
+    names = list(dict.fromkeys(what.split(" (")[0] for what, _ in told))
+    assert names[:2] == ["First curves", "Where the limit is crossed"] and names[-1] == "All widths"
+    first = [part for what, part in told if what.startswith("First curves (") and part is not None][-1]
+    for points in first.points.values():
+        assert len(points) == 4 and {point.images for point in points[1:]} == {16}
+    near = [part for what, part in told if what.startswith("Where the limit") and part is not None][-1]
+    whole = [part for _, part in told if part is not None][-1]
+    for name, points in whole.points.items():
+        kept = [point.kept for point in points]
+        known = {point.kept: point.lost - point.gained > 0.01 * 60 for point in near.points[name] if point.images == 60}
+        beyond = next((at for at, count in enumerate(kept) if known.get(count)), len(kept))
+        assert beyond == 1 or known[kept[beyond - 1]] is False
+
+
+def counted(lost: int, added: float, images: int = 100) -> Tally:
+    return Tally(images, 90 - lost, images * (0.3 + added), 0.0, lost, 0, images * 0.3)
+
+
+def test_the_limit_is_looked_for_between_what_is_known() -> None:
+    group = trace_channels(network(Residual), pictures(4).images).prunable[0]
+    widths = [Fork(group, tuple(range(group.units - removed))) for removed in range(1, group.units)]
+    crossing = 4  # the first width that loses more than one image of a hundred
+    tallies: dict[Fork, Tally] = {widths[0]: counted(0, 0.01, 10), widths[-1]: counted(9, 3.0, 10)}
+    asked = []
+    while (fork := nearest_fork(widths, tallies, 100, 0.01)) is not None:
+        at = widths.index(fork)
+        asked.append(at)
+        tallies[fork] = counted(0 if at < crossing else 5, 0.01 * 3.0**at)
+    assert len(asked) == len(set(asked)) <= 4 and {crossing - 1, crossing} <= set(asked)
+    nothing_lost = {fork: counted(0, 0.0) for fork in widths[-1:]}
+    assert nearest_fork(widths, nothing_lost, 100, 0.01) is None
+    assert nearest_fork(widths, {fork: counted(50, 9.0) for fork in widths[:1]}, 100, 0.01) is None
 
 
 def test_losses_are_compared_on_the_same_images() -> None:
