@@ -16,13 +16,17 @@ from core.apply.soft import SoftEpoch
 from core.cookbook import OWN
 from core.errors import Cancelled
 from core.evaluate import compare_models
-from core.measure.cost import count_cost
+from core.measure.cost import LatencyTable, count_cost
 from core.networks import keep_network
 from core.plan.search import Trial
 from core.plan.structural import Step
 from core.recipes import Recipe, run_recipe
 from core.records import Plan, fingerprint_state
+from core.shelf import find_result
+from core.store import open_store
 from core.subject import Subject, open_subject
+from core.tasks import job_key
+from core.timings import newest_table
 
 Progress = Callable[..., None]
 NUMBERS = 6  # significant digits of what is only drawn
@@ -52,12 +56,14 @@ def cook(
     one was there. Nothing here sees the report images but the comparison inside ``run_recipe``, which is not told.
     """
     subject = open_subject(model, weights, data)
+    table = latency_table(subject) if "latency_ms" in budget else None
     watch = _Watch(on_progress, cancelled, 0.75 if finetune else 0.95)
     chosen = Recipe(**own) if recipe == OWN else recipe
     try:
         outcome = run_recipe(
-            chosen, subject.loaded, subject.data, budget, on_progress=watch.tell, cancelled=cancelled, seed=seed
-        )
+            chosen, subject.loaded, subject.data, budget, on_progress=watch.tell, cancelled=cancelled, seed=seed,
+            table=table,
+        )  # fmt: skip
     except Cancelled as stopped:
         raise Cancelled(str(stopped), _unfinished(subject, stopped.partial)) from stopped
     module, log = outcome.module, list(outcome.log)
@@ -76,6 +82,16 @@ def cook(
         cost = count_cost(subject.trace, plan)
         result |= {f"{prefix}{name}": getattr(cost, name) for name in ("macs", "params", "size_bytes")}
     return result
+
+
+def latency_table(subject: Subject) -> LatencyTable | None:
+    """The times measured of this network on this machine, corrected by every plan that was timed since; None when they
+    are not known."""
+    store = open_store()
+    found = find_result(store, "latency_table", subject)
+    if found is None:
+        return None
+    return newest_table(store, job_key("latency_table", subject), subject.trace, LatencyTable.from_dict(found))
 
 
 class _Watch:

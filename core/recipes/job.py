@@ -66,6 +66,7 @@ class Job:
         on_progress: Callable[..., None] | None,
         cancelled: Callable[[], bool] | None,
         seed: int,
+        table: LatencyTable | None = None,
     ) -> None:
         self.recipe, self.loaded, self.data, self.budget, self.seed = recipe, loaded, data, dict(budget), seed
         self.on_progress, self.cancelled = on_progress, cancelled
@@ -73,7 +74,7 @@ class Job:
         self.started = perf_counter()
         self.trace: Trace = trace_channels(loaded.module, loaded.example)
         self.groups = target_groups(self.trace, recipe.groups)
-        self.table: LatencyTable | None = None
+        self.table = table
         self.measured: dict[tuple[tuple[str, int], ...], Accuracy] = {}
 
     def tell(self, fraction: float, message: str, **learned: Any) -> None:
@@ -106,10 +107,11 @@ class Job:
         return part.take(torch.arange(min(images, len(part))))
 
     def prepare(self) -> None:
-        """The latency table where the budget needs one; a malformed budget is refused before any work."""
+        """The latency table where the budget needs one and none was given; a malformed budget is refused before any
+        work."""
         rest = {name: value for name, value in self.budget.items() if name != "latency_ms"}
         check_budget(rest or {"macs": 1.0}, None, judged=True)
-        if "latency_ms" in self.budget:
+        if "latency_ms" in self.budget and self.table is None:
             self.tell(0.02, "Measuring times of layers on this machine")
             self.table = build_latency_table(self.trace, cancelled=self.cancelled)
         check_budget(self.budget, self.table, judged=True)

@@ -11,6 +11,7 @@ from torch import nn
 from core.apply.front_to_back import LayerStory
 from core.errors import Cancelled
 from core.evaluate import Comparison, compare_models
+from core.measure.cost import LatencyTable
 from core.recipes.book import RECIPES, Recipe
 from core.recipes.job import Built, Job, Unfinished, require_parts
 from core.recipes.loops import LOOPS
@@ -41,6 +42,7 @@ def run_recipe(
     on_progress: Callable[..., None] | None = None,
     cancelled: Callable[[], bool] | None = None,
     seed: int = 0,
+    table: LatencyTable | None = None,
     **changes: Any,
 ) -> Outcome:
     """Run a recipe from RECIPES, or one of your own, on a loaded network, which is left alone.
@@ -48,8 +50,9 @@ def run_recipe(
     data: with its three parts: scores, rebuilding and training use calibration images, every choice selection images,
     the comparison report images. budget: what may remain, e.g. {"macs": 0.5} or {"params": 0.25} (shares),
     {"accuracy_drop": 0.01} (measured on selection images), {"latency_ms": 3.0} (predicted from times measured here
-    first); several hold at once, and the result never exceeds them. changes: fields of ``Recipe`` in place of its own;
-    ``options`` are added to its own. ``on_progress(fraction, message, partial)``: ``partial`` is an Unfinished.
+    first, or from ``table``); several hold at once, and the result never exceeds them. changes: fields of ``Recipe`` in
+    place of its own; ``options`` are added to its own. ``on_progress(fraction, message, partial)``: ``partial`` is an
+    Unfinished.
     Raises CoreError for an unknown recipe or a budget that cannot be met; Cancelled when asked to stop, with an
     Unfinished in ``partial`` that holds everything complete.
     """
@@ -59,7 +62,7 @@ def run_recipe(
     recipe = replace(recipe, **changes)
     loop = LOOPS[recipe.loop]
     require_parts(data)
-    job = Job(recipe, loaded, data, budget, on_progress, cancelled, seed)
+    job = Job(recipe, loaded, data, budget, on_progress, cancelled, seed, table)
     try:
         job.tell(0.0, "Traced channels")
         job.prepare()

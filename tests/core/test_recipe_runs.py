@@ -23,11 +23,14 @@ from core import (
     repair_of,
 )
 from core.errors import Cancelled, CoreError
+from core.measure.cost import build_latency_table, predict_latency
 from core.networks import build_any
-from core.recipe_runs import cook, curve_json, stories_json
-from core.records import PARTS, fingerprint_state
+from core.recipe_runs import cook, curve_json, latency_table, stories_json
+from core.recipes import job
+from core.records import PARTS, Latency, fingerprint_state
 from core.store import open_store
-from core.tasks import evaluate_plan, export
+from core.tasks import evaluate_plan, export, job_key
+from core.timings import note_timing
 
 
 @pytest.fixture(autouse=True)
@@ -59,6 +62,21 @@ def cooked(
         lambda: len(told) >= stop_at,
     )  # fmt: skip
     return result, told
+
+
+def test_a_recipe_keeps_to_the_times_that_pages_show(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stored table, corrected by what was timed since; nothing is timed again."""
+    made = build_latency_table(subject.trace, threads=1, points=2, repeats=1, max_seconds=2.0)
+    key = job_key("latency_table", subject)
+    open_store().put_result("latency_table", key, made.to_dict())
+    dense_ms = 3 * predict_latency(subject.trace, None, made).median_ms
+    dense = Latency(dense_ms, dense_ms, dense_ms, 40, 1, 1, made.device)
+    note_timing(open_store(), key, subject.trace, Plan({}), [dense])
+    monkeypatch.setattr(job, "build_latency_table", lambda *_, **__: pytest.fail("timed again"))
+    table = latency_table(subject)
+    assert table is not None and predict_latency(subject.trace, None, table).median_ms == pytest.approx(dense_ms)
+    result, _ = cooked(subject, "first-k", {"latency_ms": 0.95 * dense_ms})
+    assert predict_latency(subject.trace, check(subject, result), table).median_ms <= 0.95 * dense_ms
 
 
 def check(subject: Subject, result: dict[str, Any]) -> Plan:
