@@ -64,7 +64,8 @@ def _losses(
 def _words(
     count: int, units: int, lost: float | None, following: tuple[float, float] | None, saves: float, held: bool
 ) -> str:
-    ahead = "" if following is None else f"; {100 * following[0]:.0f} % removed would cost {_points(following[1])}"
+    cost = "nothing, as measured" if following is None or following[1] < 5e-4 else _points(following[1])
+    ahead = "" if following is None else f"; {100 * following[0]:.0f} % removed would cost {cost}"
     if held:
         return "Locked by you" + (f" at {units - count} of {units}." if count else ".")
     if lost is None:

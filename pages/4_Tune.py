@@ -262,7 +262,9 @@ def why(desk: Desk) -> None:
         return
     curves = None if desk.meaningless else desk.curves
     rows = plan_reasons(desk.subject.trace, curves, desk.record.removed, desk.record.locked)
-    st.dataframe(reason_table(rows), hide_index=True, width="stretch", height=min(420, 38 + 35 * len(rows)))
+    wide = {"Why": st.column_config.TextColumn(width="large")}
+    height = min(420, 38 + 35 * len(rows))
+    st.dataframe(reason_table(rows), hide_index=True, width="stretch", height=height, column_config=wide)
     downloads.csv("Reasons as CSV", lambda: reasons_csv(rows), f"reasons-{desk.subject.loaded.name}")
 
 
@@ -294,9 +296,10 @@ def plans(desk: Desk) -> None:
         width="stretch",
     )["selection"]["rows"]
     name = named[picked[0]].name if picked and picked[0] < len(named) else ""
-    with st.container(horizontal=True):
+    with st.container(horizontal=True, vertical_alignment="center"):
         st.button("Restore", key="restore-plan", on_click=moves.restore_plan, args=(name,), disabled=not name)
         st.button("Remove", key="remove-plan", on_click=moves.remove_plan, args=(name,), disabled=not name)
+        frame.link("Compare", "Compare plans")
 
 
 def save() -> None:

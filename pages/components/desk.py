@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from core import (
     AS_CUT,
+    CoreError,
     Correction,
     Figure,
     LatencyTable,
@@ -31,6 +32,7 @@ from pages.components.equaliser import CostTerms, EqualiserRow
 from pages.components.headline import Cell
 
 DENSE = Plan({})
+Found = TypeVar("Found")
 NO_CORRECTION = Correction(1.0, 0, None, None)
 TITLES = {
     "accuracy": "Accuracy",
@@ -155,13 +157,27 @@ def correction(
     return learn_correction(subject.trace, curves, seen, dense["accuracy"]["value"], work.repair(record, plan))
 
 
-def known_now(record: Workspace) -> Desk:
-    """As ``gather``, without starting anything."""
-    subject = work.subject(record)
-    scores, curves = work.scores(record, subject), work.sensitivity(record, subject)
-    table = work.latency_table(subject)
+def known_now(record: Workspace, subject: Subject | None = None) -> Desk:
+    """As ``gather``, without starting anything. What is stored and cannot be read counts as not known: the page it
+    belongs to says so."""
+    subject = subject if subject is not None else work.subject(record)
+    scores = _readable(lambda: work.scores(record, subject))
+    curves = _readable(lambda: work.sensitivity(record, subject))
+    table = _readable(lambda: work.latency_table(subject))
+    plan = _readable(lambda: work.plan(record, subject))
     proposal = work.known("propose", subject, dict, criterion=work.criterion(record))
-    return Desk(record, subject, None, scores, curves, table, proposal, {}, {}, why_meaningless(subject), {})
+    measured = work.measured(record, subject, plan) if plan is not None else {}
+    dense = work.known("evaluate_plan", subject, dict, plan=DENSE.to_json(), repair=AS_CUT) or {}
+    meaningless = why_meaningless(subject)
+    learned = correction(record, subject, plan, curves, dense) if not meaningless else NO_CORRECTION
+    return Desk(record, subject, plan, scores, curves, table, proposal, measured, dense, meaningless, {}, learned)
+
+
+def _readable(read: Callable[[], Found]) -> Found | None:
+    try:
+        return read()
+    except CoreError:
+        return None
 
 
 def _measured(jobs: Jobs, name: str, plan: Plan, repair: str) -> Mapping[str, Any]:

@@ -14,8 +14,10 @@ from core import CoreError, Subject
 from core import workspace as records
 from core.jobs import open_jobs
 from core.workspace import Workspace
-from pages.components import session, tables, work
-from pages.components.standing import Standing, numbers, standing
+from pages.components import session, work
+from pages.components.desk import cells, known_now
+from pages.components.headline import headline_strip
+from pages.components.standing import Standing, standing
 
 ROOT = Path(__file__).resolve().parents[2]
 ASSETS = ROOT / "assets"
@@ -143,30 +145,8 @@ def link(title: str, label: str = "", *, icon: str | None = None, help: str | No
 
 
 def strip(record: Workspace, subject: Subject) -> None:
-    """The headline numbers of the plan as it is, each against the dense network, and how far each is to be trusted."""
-    found = numbers(record, subject)
-    if found is None:
-        return
-    now, measured = found
-    items = []
-    if "accuracy" in measured:
-        said = measured["accuracy"]
-        items.append(("Accuracy, measured", tables.percent(said["value"]), tables.interval(said["low"], said["high"])))
-    elif now.accuracy is not None:
-        whole = not any(record.removed.values())  # the dense network itself, which the scan measured
-        small = "" if whole else f"dense {tables.percent(now.dense_accuracy)}"
-        items.append((f"Accuracy, {'measured' if whole else 'estimated'}", tables.percent(now.accuracy), small))
-    if "latency" in measured:
-        said, before = measured["latency"]["median_ms"], measured["dense_latency"]["median_ms"]
-        items.append(("Latency, measured", tables.ms(said), tables.relative(said, before) or ""))
-    elif now.latency is not None and now.dense_latency is not None:
-        said, before = now.latency.median_ms, now.dense_latency.median_ms
-        items.append(("Latency, predicted", tables.ms(said), tables.relative(said, before) or ""))
-    for name, write in (("macs", tables.count), ("params", tables.count), ("size_bytes", tables.size)):
-        said, before = getattr(now.cost, name), getattr(now.dense_cost, name)
-        title = {"macs": "MACs", "params": "Parameters", "size_bytes": "Size"}[name]
-        items.append((title, write(said), tables.relative(said, before) or ""))
-    st.html(tables.strip_html(items))
+    """The headline numbers of the plan as it is, as the page Tune shows them; nothing is measured for it."""
+    headline_strip(cells(known_now(record, subject)), key="headline", pending=False)
 
 
 def _pages(overview: Callable[[], None]) -> list[st.Page]:

@@ -7,7 +7,7 @@ import streamlit as st
 from core import Subject, count_cost, part_sizes, summarise_trace
 from core.workspace import Workspace
 from pages.components import frame, pictures, tables, work
-from pages.components.standing import Standing, last_export, numbers, standing
+from pages.components.standing import Standing, last_export, standing
 
 LEAD = "See what every channel of a CNN is worth, drag the widths, take away a network that is really smaller."
 SHOWN = 20
@@ -44,8 +44,7 @@ def _next(record: Workspace, subject: Subject, at: Standing) -> None:
         text.markdown(f"**Next** · {sentence}")
         with action:
             frame.link(target, f"Go to {target}")
-        found = numbers(record, subject)
-        if found is not None and any(record.removed.values()):
+        if any(record.removed.values()):
             frame.strip(record, subject)
 
 

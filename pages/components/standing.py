@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from core import AS_CUT, CoreError, Headline, Subject, headline
+from core import AS_CUT, CoreError, Subject
 from core.workspace import Workspace
 from pages.components import work
 
@@ -64,18 +64,6 @@ def exported(record: Workspace, subject: Subject) -> bool:
     """Whether the last export holds the plan as it is now."""
     last, plan = last_export(record, subject), work.plan(record, subject)
     return last is not None and plan is not None and last["plan"] == work.network_key(record, plan)
-
-
-def numbers(record: Workspace, subject: Subject) -> tuple[Headline, dict[str, Any]] | None:
-    """The plan's cost, prediction and estimate, and what was measured of it ({} when nothing was). None while the
-    plan's units are not known yet."""
-    plan = work.plan(record, subject)
-    if plan is None:
-        return None
-    table = _readable(lambda: work.latency_table(subject))
-    curves = _readable(lambda: work.sensitivity(record, subject))
-    found = headline(subject.trace, plan, sensitivity=curves, table=table, classes=max(1, len(subject.data.classes)))
-    return found, work.measured(record, subject, plan)
 
 
 def _readable(read: Callable[[], Found]) -> Found | None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from streamlit.testing.v1 import AppTest
@@ -116,16 +118,27 @@ def strip_page() -> None:
     frame.strip(record, work.subject(record))
 
 
-def test_the_strip_costs_the_plan_beside_the_dense_network(monkeypatch: pytest.MonkeyPatch) -> None:
+def strip_cells(app: AppTest) -> dict[str, dict[str, Any]]:
+    """What the headline component was given."""
+    for node in app.main.children.values():
+        proto = getattr(node, "proto", None)
+        found = [proto, *(getattr(one, "proto", None) for one in getattr(node, "children", {}).values())]
+        for one in found:
+            if type(one).__name__ == "BidiComponent" and one.component_name.endswith("headline"):
+                return {cell["name"]: cell for cell in json.loads(one.json)["cells"]}
+    raise AssertionError("no headline")
+
+
+def test_the_strip_is_the_desk_s_own_and_measures_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(work, "ensure", lambda *_, **__: pytest.fail("a strip starts nothing"))
     record = Workspace(new_token(), work.FIRST_MODEL)
     app = AppTest.from_function(strip_page, default_timeout=60)
     app.query_params["w"] = saved(record)
     app.run()
     assert not app.exception
-    shown = app.get("html")[0].proto.body
-    assert "44.7 M" in shown
-    assert "704 k" in shown
-    assert "−" not in shown
+    shown = strip_cells(app)
+    assert (shown["macs"]["value"], shown["params"]["value"]) == ("44.7 M", "704 k")
+    assert shown["accuracy"]["mark"] == "measured" and not any(cell["busy"] for cell in shown.values())
     monkeypatch.setattr("core.shelf._shipped", dict)
     work._parsed.clear()
     subject = open_subject(work.FIRST_MODEL)
@@ -134,7 +147,9 @@ def test_the_strip_costs_the_plan_beside_the_dense_network(monkeypatch: pytest.M
     app = AppTest.from_function(strip_page, default_timeout=60)
     app.query_params["w"] = saved(halved)
     app.run()
-    assert not app.get("html")  # which channels leave is not known before they are scored
+    assert strip_cells(app)["macs"]["change"] == "−11 %", "costs do not ask which channels leave"
+    assert strip_cells(app)["accuracy"]["unknown"]
     open_store().put_result("score", job_key("score", subject, criterion="weight-l2"), scores.to_dict())
     app.run()
-    assert "−11 %" in app.get("html")[0].proto.body
+    assert strip_cells(app)["macs"]["change"] == "−11 %"
+    work._parsed.clear()
