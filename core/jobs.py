@@ -17,6 +17,7 @@ from collections import deque
 from typing import Any
 
 from core.errors import CoreError
+from core.job_parts import Parts
 from core.job_queue import ENDED, FairQueue, JobStatus, Task, Ticket
 from core.registry import unknown_name
 from core.store import Store, StoreError, open_store
@@ -47,12 +48,13 @@ class JobManager:
         store: Store | None = None,
         verbs: str = "core.worker",
         threads: int | None = None,
-        cancel_grace_s: float = 1.0,
+        cancel_grace_s: float = 0.8,
     ) -> None:
         self._verbs_module, self._verbs = verbs, load_verbs(verbs)
         self._threads = threads or max(1, (os.cpu_count() or 1) // workers)
         self._per_owner, self._max_queued, self._max_queued_per_owner = per_owner, max_queued, max_queued_per_owner
         self._max_ended, self._store, self._cancel_grace_s = max_ended, store, cancel_grace_s
+        self._parts = Parts(store)
         long = "all" if workers < 2 else "long"
         self._sizes = {long: max(1, workers - 1)} if workers < 2 else {"quick": 1, long: workers - 1}
         self._queues = {lane: FairQueue() for lane in self._sizes}
@@ -83,13 +85,17 @@ class JobManager:
     ) -> str:
         """Queue ``verb`` with JSON ``arguments`` for ``owner``; the job's id.
 
-        key: names the result by content; work with this verb and key that waits, runs or is done is shared.
+        key: names the result by content; work with this verb and key that waits, runs or is done is shared. A verb that
+        can resume goes on from the part that an earlier run left in the store.
         replaces: a slot; an older unfinished job of this owner in the same slot is cancelled.
         Raises CoreError when too many jobs wait, or when there is no such verb.
         """
         if verb not in self._verbs:
             raise unknown_name("verb", verb, list(self._verbs))
         stored = self._stored(verb, key)
+        part = self._parts.known(verb, key) if stored is None and self._verbs[verb].resumes else None
+        if part is not None and arguments.get("resume") is None:
+            arguments = {**arguments, "resume": part}
         with self._changed:
             if self._closed:
                 raise CoreError("The server is shutting down; start this again when it is back.")
@@ -103,6 +109,7 @@ class JobManager:
                 return mine[0].id
             if task is None:
                 task = self._new_task(owner, verb, arguments, key, stored)
+                task.partial = part
             return self._new_ticket(owner, replaces, task).id
 
     def status(self, job_id: str) -> JobStatus:
@@ -294,10 +301,21 @@ class JobManager:
                 self._store.put_result(task.verb, task.key, message["result"])
             except StoreError as error:  # the result still reaches those who wait
                 log.warning("%s", error)
+        if task is not None and self._verbs[task.verb].resumes:
+            self._keep_part(task, message)
         with self._changed:
             if task is not None and message.get("id") == task.id:
                 self._take_in(worker, task, message)
             self._pump()
+
+    def _keep_part(self, task: Task, message: dict[str, Any]) -> None:
+        """Without the lock. A part that led to an error is not tried again."""
+        if "progress" in message:
+            self._parts.keep(task.verb, task.key, message["progress"].get("partial"))
+        elif "cancelled" in message:
+            self._parts.keep(task.verb, task.key, message["cancelled"], last=True)
+        elif "result" in message or "error" in message:
+            self._parts.drop(task.verb, task.key)
 
     def _take_in(self, worker: WorkerProcess, task: Task, message: dict[str, Any]) -> None:
         if "progress" in message:

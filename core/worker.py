@@ -35,7 +35,7 @@ LANES = ("quick", "long", "all")
 @dataclass(frozen=True)
 class Verb:
     """What a worker can do: ``target`` is "module:function"; ``quick`` = someone waits for it, a second or two at most;
-    ``title`` continues the sentence "... while it worked on {title}".
+    ``title`` continues the sentence "... while it worked on {title}". ``resumes``: takes its own partial as ``resume``.
 
     The function is called with the job's arguments by name, and ``on_progress(fraction, message, partial=None)`` and
     ``cancelled() -> bool``. It takes and returns plain JSON values, never None. Asked to stop, it raises Cancelled or
@@ -45,6 +45,7 @@ class Verb:
     target: str
     quick: bool = False
     title: str = "this job"
+    resumes: bool = False
 
 
 # A row per verb. The function's module is imported when a worker starts, so that the first job finds it warm.
@@ -52,7 +53,7 @@ VERBS: dict[str, Verb] = {
     "evaluate_plan": Verb("core.tasks:evaluate_plan", quick=True, title="measuring a plan"),
     "portrait": Verb("core.portraits:portrait", quick=True, title="looking at a channel"),
     "score": Verb("core.tasks:score", quick=True, title="scoring channels"),
-    "scan": Verb("core.tasks:scan", title="the sensitivity scan"),
+    "scan": Verb("core.tasks:scan", title="the sensitivity scan", resumes=True),
     "taylor_curves": Verb("core.tasks:taylor_curves", title="the Taylor estimate"),
     "propose": Verb("core.proposal:propose_plan", title="the search for a plan"),
     "latency_table": Verb("core.tasks:latency_table", title="timing the layers"),

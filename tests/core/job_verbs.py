@@ -35,6 +35,16 @@ def until(path: str, on_progress: Any, cancelled: Any) -> dict[str, Any]:
     return {"complete": not cancelled()}
 
 
+def count(path: str, on_progress: Any, cancelled: Any, resume: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Count rounds until ``path`` exists, from where an earlier run was."""
+    began = rounds = int(resume["rounds"]) if resume else 0
+    while not Path(path).exists() and not cancelled():
+        rounds += 1
+        on_progress(0.25, "working", {"rounds": rounds})
+        time.sleep(0.02)
+    return {"began_at": began, "rounds": rounds}
+
+
 def until_raises(path: str, on_progress: Any, cancelled: Any) -> None:
     while not cancelled():
         on_progress(0.1, "working")
@@ -73,9 +83,9 @@ def threads(on_progress: Any, cancelled: Any) -> str:
 
 QUICK = ("add", "pid")
 VERBS = {
-    name: Verb(f"{__name__}:{name}", quick=name in QUICK, title=f"the test's {name}")
+    name: Verb(f"{__name__}:{name}", quick=name in QUICK, title=f"the test's {name}", resumes=name == "count")
     for name in (
-        *("add", "note", "until", "until_raises", "deaf", "refuse"),
+        *("add", "note", "count", "until", "until_raises", "deaf", "refuse"),
         *("bug", "not_json", "crash", "pid", "threads"),
     )
 }

@@ -271,6 +271,34 @@ def test_a_worker_ends_with_its_server(tmp_path: Path) -> None:
         time.sleep(0.02)
 
 
+def test_a_part_outlives_the_server_and_the_job_goes_on_from_it(
+    start: Callable[..., JobManager], tmp_path: Path
+) -> None:
+    store = Store(tmp_path / "store.sqlite")
+    end = tmp_path / "end"
+    first = start(store=store)
+    job = first.submit("ada", "count", {"path": str(end)}, key="k")
+    until(first, job, lambda status: (status.partial or {}).get("rounds", 0) >= 3)
+    for workers in first._workers.values():
+        for worker in workers:
+            worker.kill()  # as when memory runs out
+    assert first.wait(job, 10).state == "failed"
+    again = start(store=Store(tmp_path / "store.sqlite"))
+    job = again.submit("ada", "count", {"path": str(end)}, key="k")
+    assert again.status(job).partial["rounds"] >= 1, "shown at once"
+    end.touch()
+    found = again.wait(job, 20)
+    assert found.state == "done" and found.result["began_at"] >= 1
+    assert store.result("part-count", "k") is None, "the whole is there now"
+    bad = start(store=store)
+    store.put_result("part-count", "other", {"rounds": "nonsense"})
+    job = bad.submit("ada", "count", {"path": str(end)}, key="other")
+    assert bad.wait(job, 20).state == "failed"
+    job = bad.submit("ada", "count", {"path": str(end)}, key="other")
+    assert bad.wait(job, 20).result["began_at"] == 0, "a part of no use is not tried twice"
+    store.close()
+
+
 def test_close_ends_everything(start: Callable[..., JobManager], tmp_path: Path) -> None:
     manager = start()
     worker = manager.wait(manager.submit("ann", "pid", {}), WAIT_S).result

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import os
+import random
 import sqlite3
 import stat
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -115,6 +117,34 @@ def test_a_killed_writer_leaves_all_or_nothing(path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", program, path], env={**os.environ, "PYTHONPATH": str(ROOT)})
     assert done.returncode == 9
     assert Store(path).result("scan", "before") == 1
+
+
+def test_fifty_kills_during_saves_lose_no_plan_that_was_acknowledged(path: Path) -> None:
+    """kill -9 at any moment: the store opens, and holds the last save that was told of or a later one, whole."""
+    program = (
+        "import sys; from core.store import Store; s = Store(sys.argv[1]); t = sys.argv[2];"
+        "found = s.workspace(t); n = found[1] if found else 0\n"
+        "while True:\n"
+        "  n = s.save_workspace(t, {'n': n + 1, 'plans': [n + 1] * 2000}, n); print(n, flush=True)"
+    )
+    rng, acknowledged, here = random.Random(0), 0, {**os.environ, "PYTHONPATH": str(ROOT)}
+    for _ in range(50):
+        writer = subprocess.Popen([sys.executable, "-c", program, path, TOKEN], stdout=subprocess.PIPE, env=here)
+        assert writer.stdout is not None
+        for _ in range(rng.randint(1, 6)):
+            acknowledged = int(writer.stdout.readline())
+        time.sleep(rng.uniform(0, 0.003))
+        writer.kill()
+        told = writer.stdout.read().split()
+        writer.wait()
+        writer.stdout.close()
+        acknowledged = int(told[-1]) if told and told[-1].isdigit() else acknowledged
+        store = Store(path)
+        found = store.workspace(TOKEN)
+        assert store.notice is None and found is not None
+        state, revision = found
+        assert revision >= acknowledged and state == {"n": revision, "plans": [revision] * 2000}
+        store.close()
 
 
 def test_rubbish_is_moved_aside_and_a_new_file_begun(path: Path) -> None:
