@@ -17,9 +17,9 @@ from core.errors import LoadError
 _ATEN = """
     conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d convolution linear addmm mm bmm
     matmul baddbmm einsum batch_norm _native_batch_norm_legit_no_training layer_norm native_layer_norm
-    group_norm native_group_norm instance_norm rms_norm local_response_norm relu relu_ relu6 relu6_ leaky_relu
+    group_norm native_group_norm instance_norm rms_norm  relu relu_ relu6 relu6_ leaky_relu
     leaky_relu_ elu elu_ selu selu_ celu celu_ gelu silu silu_ mish mish_ hardtanh hardtanh_ hardswish
-    hardswish_ hardsigmoid hardsigmoid_ sigmoid sigmoid_ tanh tanh_ softplus softsign prelu glu log_sigmoid
+    hardswish_ hardsigmoid hardsigmoid_ sigmoid sigmoid_ tanh tanh_ softplus prelu glu log_sigmoid
     softmax _softmax log_softmax _log_softmax threshold threshold_ max_pool1d max_pool2d max_pool3d
     max_pool2d_with_indices avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d
     adaptive_avg_pool3d _adaptive_avg_pool2d adaptive_max_pool1d adaptive_max_pool2d upsample_nearest1d
@@ -33,7 +33,7 @@ _ATEN = """
     permute transpose transpose_ t expand expand_as repeat repeat_interleave tile roll flip movedim swapaxes
     numpy_T adjoint mT unfold im2col pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle pad
     constant_pad_nd reflection_pad1d reflection_pad2d replication_pad1d replication_pad2d contiguous clone
-    detach detach_ alias lift_fresh_copy to _to_copy type_as float scaled_dot_product_attention
+    detach detach_ alias lift_fresh_copy to _to_copy type_as scaled_dot_product_attention
     _scaled_dot_product_flash_attention_for_cpu arange zeros ones full empty zeros_like ones_like full_like
     empty_like new_zeros new_ones new_full fill_ zero_ copy_ scalar_tensor sym_size sym_numel slice_scatter
     select_scatter
