@@ -48,6 +48,7 @@ _HOME = {
     "core.cookbook": "OWN OwnChoice RecipeCard own_choices recipe_cards runs_csv",
     "core.recipe_runs": "repair_of",
     "core.recipes": ("LOOPS Outcome RECIPES RUNGS Recipe Rung Unfinished climb_ladder list_recipes run_recipe"),
+    "core.project": "open_project pack_project",
     "core.reasons": "Reason plan_reasons reasons_csv",
     "core.records": "Accuracy Cost CurvePoint Group ImageData Latency LoadedModel Plan Scores Trace",
     "core.recovery": "MEASURED MISSING RUNNING SECONDS WAITING DenseLevel RungRow best_rung dense_level known_rungs "

@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import streamlit as st
 
-from core import CoreError, Subject
+from core import CoreError, Subject, open_project, pack_project
 from core import workspace as records
 from core.jobs import open_jobs
 from core.workspace import Workspace
@@ -199,9 +200,36 @@ def _loaded(record: Workspace, subject: Subject | None) -> None:
 
 
 def _share() -> None:
-    with st.popover("Link to this work", icon=":material/link:", width="stretch"):
+    with st.popover("Link and file", icon=":material/link:", width="stretch"):
         st.caption("Opens this work again in any browser that reaches this server. Whoever has the link can edit it.")
         st.code(session.address(), language=None, wrap_lines=True)
+        st.caption("As a file, it opens on any other Prunescope: network, plan, undo, named plans, uploaded weights.")
+        st.download_button(
+            "Download project",
+            lambda: pack_project(session.workspace()),
+            file_name="work.prunescope",
+            mime="application/zip",
+            icon=":material/download:",
+            on_click="ignore",
+            width="stretch",
+        )
+        file = st.file_uploader("Open a project", type=["prunescope"], key="project-file")
+        st.button(
+            "Open it as new work", icon=":material/folder_open:", width="stretch", disabled=file is None,
+            on_click=_open_project, args=(file,),
+        )  # fmt: skip
+
+
+def _open_project(file: Any) -> None:
+    """The work in the file under a link of its own; what was open stays at its link."""
+    former = session.address()
+    try:
+        record = open_project(file)
+        session.move_to(record)
+    except CoreError as error:
+        session.notify(str(error))
+        return
+    session.notify_done(f"The project is open under a link of its own. What was open before stays at {former}")
 
 
 def _way_out() -> None:

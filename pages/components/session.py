@@ -82,6 +82,14 @@ def edit(removed: Mapping[str, int], label: str, *, from_equaliser: bool = False
     return update(lambda record: records.edit(record, removed, label, from_equaliser=from_equaliser, pin=pin))
 
 
+def move_to(record: Workspace) -> None:
+    """Save ``record`` under its own new token and go on with it; the former work stays at its link."""
+    saved = _saved(open_store(), replace(record, revision=0))
+    st.query_params[TOKEN_PARAMETER] = saved.token
+    _hold(saved)
+    st.session_state[RELOADS] = st.session_state.get(RELOADS, 0) + 1
+
+
 def undo() -> Workspace:
     return update(records.undo)
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from streamlit.testing.v1 import AppTest
@@ -15,6 +13,7 @@ from core import job_key, open_subject, score_channels
 from core.store import open_store
 from core.workspace import Workspace, new_token
 from pages.components import frame, session, work
+from tests.pages.headline_of import headline_cells
 
 ROOT = Path(__file__).parents[2]
 
@@ -118,17 +117,6 @@ def strip_page() -> None:
     frame.strip(record, work.subject(record))
 
 
-def strip_cells(app: AppTest) -> dict[str, dict[str, Any]]:
-    """What the headline component was given."""
-    for node in app.main.children.values():
-        proto = getattr(node, "proto", None)
-        found = [proto, *(getattr(one, "proto", None) for one in getattr(node, "children", {}).values())]
-        for one in found:
-            if type(one).__name__ == "BidiComponent" and one.component_name.endswith("headline"):
-                return {cell["name"]: cell for cell in json.loads(one.json)["cells"]}
-    raise AssertionError("no headline")
-
-
 def test_the_strip_is_the_desk_s_own_and_measures_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(work, "ensure", lambda *_, **__: pytest.fail("a strip starts nothing"))
     record = Workspace(new_token(), work.FIRST_MODEL)
@@ -136,7 +124,7 @@ def test_the_strip_is_the_desk_s_own_and_measures_nothing(monkeypatch: pytest.Mo
     app.query_params["w"] = saved(record)
     app.run()
     assert not app.exception
-    shown = strip_cells(app)
+    shown = headline_cells(app)
     assert (shown["macs"]["value"], shown["params"]["value"]) == ("44.7 M", "704 k")
     assert shown["accuracy"]["mark"] == "measured" and not any(cell["busy"] for cell in shown.values())
     monkeypatch.setattr("core.shelf._shipped", dict)
@@ -147,9 +135,9 @@ def test_the_strip_is_the_desk_s_own_and_measures_nothing(monkeypatch: pytest.Mo
     app = AppTest.from_function(strip_page, default_timeout=60)
     app.query_params["w"] = saved(halved)
     app.run()
-    assert strip_cells(app)["macs"]["change"] == "−11 %", "costs do not ask which channels leave"
-    assert strip_cells(app)["accuracy"]["unknown"]
+    assert headline_cells(app)["macs"]["change"] == "−11 %", "costs do not ask which channels leave"
+    assert headline_cells(app)["accuracy"]["unknown"]
     open_store().put_result("score", job_key("score", subject, criterion="weight-l2"), scores.to_dict())
     app.run()
-    assert strip_cells(app)["macs"]["change"] == "−11 %"
+    assert headline_cells(app)["macs"]["change"] == "−11 %"
     work._parsed.clear()

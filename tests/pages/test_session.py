@@ -36,6 +36,10 @@ def page() -> None:
         session.undo()
     if st.button("redo"):
         session.redo()
+    if st.button("move"):
+        from core.workspace import Workspace, new_token
+
+        session.move_to(Workspace(new_token(), removed={"moved": 1}, revision=7))
     if st.button("choose"):
         session.choose(sort="depth")
     if st.button("wrong"):
@@ -192,3 +196,13 @@ def test_an_unreadable_workspace_is_told_and_begun_anew() -> None:
     assert token_of(app) != token
     assert shown(press(app, "remove"))["removed"] == {"a": 3}
     assert open_store().workspace(token) == ({"version": 99}, 1)  # what cannot be read is not overwritten
+
+
+def test_other_work_goes_on_under_its_own_link_and_the_former_stays() -> None:
+    app = press(visit(), "remove")
+    former = token_of(app)
+    press(app, "move")
+    assert token_of(app) != former
+    assert shown(app)["removed"] == {"moved": 1}
+    assert shown(visit(token_of(app)))["removed"] == {"moved": 1}, "it is saved"
+    assert shown(visit(former))["removed"] == {"a": 3}
