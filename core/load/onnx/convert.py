@@ -32,9 +32,9 @@ def read_onnx(path: Path) -> LoadedModel | None:
         return None
     proto = read_proto(path)
     program = _program(proto, path.name)
-    network = build_network(program)
     example = torch.randn(1, *program.input_shape, generator=torch.Generator().manual_seed(0))
     try:
+        network = build_network(program)
         with torch.inference_mode():
             found = [network(example), network(torch.cat([example, -example]))]
     except Exception as error:  # arbitrary graphs: whatever their steps raise, they are no network to work with

@@ -20,9 +20,9 @@ def read_pt2(path: Path) -> LoadedModel | None:
     if path.suffix != SUFFIX or path.is_dir():
         return None
     program = read_program(path)
-    network = build_network(program)
     example = torch.randn(1, *program.input_shape, generator=torch.Generator().manual_seed(0))
     try:
+        network = build_network(program)
         with torch.inference_mode():
             network(torch.cat([example, example]).to("cpu"))
     except Exception as error:  # its steps are arbitrary; whatever they raise, the file is no network to work with
