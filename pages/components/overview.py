@@ -33,7 +33,7 @@ def _flow(at: Standing) -> None:
         state = "next" if stage.title == at.next else str(number)
         with column.container(border=True, height="stretch", key=f"step-{state}"):
             mark = " :blue[:material/check:]" if stage.title in at.done else ""
-            frame.link(stage.title, f"**{stage.title}**{mark}")
+            frame.link(stage.title, f"**{stage.title}**{mark}", icon="")
             st.caption(stage.summary)
 
 
