@@ -23,13 +23,14 @@ CHECKPOINT = "model.safetensors"
 @dataclass(frozen=True)
 class Applied:
     """``module``: the network the recipe describes, new; ``loaded``, ``trace``, ``plan``: what it was cut from and how.
-    ``exact``: its weights are those that were exported, bit by bit."""
+    ``exact``: its weights are those that were exported, bit by bit; ``repair``: how they were made."""
 
     module: nn.Module
     plan: Plan
     loaded: LoadedModel
     trace: Trace
     exact: bool
+    repair: str = WEIGHTS
 
 
 def apply_recipe(
@@ -74,7 +75,8 @@ def apply_recipe(
             f"The network of {RECIPE} was trained after the cut, so its weights are in {CHECKPOINT} alone; that file "
             "is not beside it, or other weights were given."
         )
-    return Applied(module, plan, loaded, trace, fingerprint_state(module.state_dict()) == found["fingerprint"])
+    exact = fingerprint_state(module.state_dict()) == found["fingerprint"]
+    return Applied(module, plan, loaded, trace, exact, repair)
 
 
 def _plan(recipe: Mapping[str, Any]) -> Plan:

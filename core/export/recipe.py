@@ -82,7 +82,7 @@ def _describe_method(
     if trace is not None:
         cut = prune_model(trace.module, trace, plan, verify=False).state_dict()
         same = fingerprint_state(cut) == fingerprint_state(module.state_dict())
-        repair = AS_CUT if same else repair
+        repair = AS_CUT if same else WEIGHTS if repair == AS_CUT else repair
     known = repair in REPAIRS
     return {"plan": plan.origin, "repair": repair if known else WEIGHTS, "seed": 0, "threads": torch.get_num_threads()}
 
