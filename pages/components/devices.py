@@ -10,6 +10,7 @@ from pages.components import choices, session, work
 WHOSE, NAME, FILE, WRONG = "latency_device", "latency_device_name", "latency_device_file", "latency_device_wrong"
 HERE, THERE = "here", "there"
 MAX_NAME = 60
+MAX_MEGABYTES = 5
 
 
 def chosen_table(subject: Subject, here: LatencyTable | None) -> LatencyTable | None:
@@ -39,7 +40,14 @@ def exchange(subject: Subject, here: LatencyTable) -> None:
         )
         left, right = st.columns([2, 3], vertical_alignment="bottom")
         left.text_input("Name of the device", key=NAME, max_chars=MAX_NAME, placeholder="my phone")
-        right.file_uploader("Its times (.csv)", type=["csv"], key=FILE, on_change=_take, args=(subject, here))
+        right.file_uploader(
+            "Its times (.csv)",
+            type=["csv"],
+            key=FILE,
+            on_change=_take,
+            args=(subject, here),
+            max_upload_size=MAX_MEGABYTES,
+        )
         wrong = session.temporary(WRONG)
         if wrong:
             st.error(wrong, icon=":material/error:")

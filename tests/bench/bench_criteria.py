@@ -30,6 +30,7 @@ from core.measure.importance import list_criteria, score_channels
 from core.measure.importance.agreement import compare_criteria
 from core.records import ImageData, Scores, Trace
 from core.trace import trace_channels
+from tests.bench.measure_report import kept
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 IMAGES, WEIGHTS = SHARED / "data/cifar10/select.npz", "models/cifar10_{}.pt"
@@ -85,11 +86,21 @@ def main() -> int:
     parser.add_argument("--nets", nargs="+", default=["resnet20", "resnet56"])
     parser.add_argument("--criteria", nargs="+", default=[row.name for row in list_criteria()])
     parser.add_argument("--oracle-56", action="store_true", help="time the oracle on ResNet-56 too")
+    parser.add_argument("--write-docs", action="store_true", help="keep what is printed in assets/bench/measure.md")
     parser.add_argument("--out", type=Path, help="write the figures here as JSON")
     chosen = parser.parse_args()
     if not IMAGES.exists():
         print(f"Skipped: {IMAGES.name} is not there. This benchmark needs genuine CIFAR-10 images and networks.")
         return 0
+    with kept("Criteria", ", ".join(chosen.nets), wanted=chosen.write_docs):
+        result = measure(chosen)
+    if chosen.out is not None:
+        chosen.out.write_text(json.dumps(result, indent=1), encoding="utf-8")
+    return 0
+
+
+def measure(chosen: argparse.Namespace) -> dict[str, Any]:
+    """Times of all networks asked for, and the table of correlations."""
     data = load_data(str(IMAGES), limit=chosen.images)
     result: dict[str, Any] = {"images": len(data), "threads": torch.get_num_threads(), "seconds": {}}
     for net in chosen.nets:
@@ -101,9 +112,7 @@ def main() -> int:
             result["spearman"] = correlations(trace, found)
     if "spearman" in result:
         show(result["spearman"])
-    if chosen.out is not None:
-        chosen.out.write_text(json.dumps(result, indent=1), encoding="utf-8")
-    return 0
+    return result
 
 
 if __name__ == "__main__":

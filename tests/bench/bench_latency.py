@@ -40,6 +40,7 @@ from core.measure.cost.memory import keeping_memory
 from core.records import Plan, Trace
 from core.trace import trace_channels
 from core.trace.modes import evaluating, thread_count
+from tests.bench.measure_report import kept
 
 PLANS = 30
 GATHERS = 0.2  # share of the gathers that a plan with gathers has
@@ -184,9 +185,15 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=120.0, help="for the pruned networks of each net")
+    parser.add_argument("--write-docs", action="store_true", help="keep what is printed in assets/bench/measure.md")
     wanted = parser.parse_args()
-    met = [judge(name, wanted.threads, wanted.seed, wanted.seconds) for name in wanted.nets]
-    return int(not all([*met, *(quickness(name) for name in ("resnet50", "resnet152"))]))
+    met = []
+    for name in wanted.nets:
+        with kept("Latency", f"{name}, {wanted.threads} thread{'s' * (wanted.threads > 1)}", wanted=wanted.write_docs):
+            met.append(judge(name, wanted.threads, wanted.seed, wanted.seconds))
+    with kept("Latency", "One prediction", wanted=wanted.write_docs):
+        met += [quickness(name) for name in ("resnet50", "resnet152")]
+    return int(not all(met))
 
 
 if __name__ == "__main__":

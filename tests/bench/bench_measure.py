@@ -41,6 +41,7 @@ from core.measure.importance import score_channels
 from core.measure.sensitivity import Sensitivity, _batch_size, _chosen_groups, _plan_forks, scan_sensitivity
 from core.records import ImageData, Plan, Scores, Trace
 from core.trace import trace_channels
+from tests.bench.measure_report import kept
 
 SHARED = Path(__file__).parents[3] / "shared"
 NETS = ("demo/digits-vgg", "demo/digits-resnet", "cifar/resnet20", "cifar/resnet56", "torchvision/resnet50")
@@ -48,6 +49,8 @@ FRACTIONS = tuple(round(0.1 * step, 1) for step in range(1, 10))
 EVALUATION_BATCH = 128
 PEER = "Torch-Pruning"  # may differ: behind a shortcut that pads with zeros it removes other channels
 EFFORT = 0.3
+TIMES_FASTER = {"cifar/resnet56": 4.0, "torchvision/resnet50": 3.0}
+WITHIN_BOUND, TIMES_SOONER = 1.5, 20.0
 LIMITS = (Limit("accuracy", 0.01), Limit("loss", 0.1))  # what the page starts with
 
 
@@ -81,8 +84,8 @@ class Case:
     groups: list[str]
 
 
-def build(name: str, images: int | None, groups: int | None) -> Case | None:
-    """None, with the reason printed, when its test material is missing."""
+def build(name: str, images: int | None, groups: int | None, *, inside: bool = False) -> Case | None:
+    """None, with the reason printed, when its test material is missing. inside: only groups of a single producer."""
     weights = None
     if name.startswith("cifar/"):
         weights = SHARED / "models" / f"cifar10_{name.removeprefix('cifar/')}.pt"
@@ -102,7 +105,7 @@ def build(name: str, images: int | None, groups: int | None) -> Case | None:
     loaded = load_model(name, weights=str(weights) if weights else None)
     trace = trace_channels(loaded.module, loaded.example)
     data = data.take(torch.arange(min(len(data), images or 300)))
-    chosen = [group.id for group in trace.prunable]
+    chosen = [group.id for group in trace.prunable if not inside or len(group.by_role("producer")) == 1]
     if groups is not None:
         chosen = [chosen[round(place * (len(chosen) - 1) / max(1, groups - 1))] for place in range(groups)]
     return Case(name, trace, data, score_channels(trace, None, "weight-l2"), chosen)
@@ -140,14 +143,14 @@ def by_peer(module: nn.Module, trace: Trace, plan: Plan) -> nn.Module:
     import torch_pruning
 
     result = copy.deepcopy(module)
-    for group_id, kept in plan.kept.items():
+    for group_id, left in plan.kept.items():
         group = trace.group(group_id)
         graph = torch_pruning.DependencyGraph().build_dependency(result, example_inputs=trace.example)
         layer = result.get_submodule(group.layers[0])
         prune = torch_pruning.prune_conv_out_channels
         if isinstance(layer, nn.Linear):
             prune = torch_pruning.prune_linear_out_channels
-        gone = sorted(set(range(group.units)) - set(kept))
+        gone = sorted(set(range(group.units)) - set(left))
         graph.get_pruning_group(layer, prune, idxs=gone).prune()
     return result
 
@@ -278,6 +281,15 @@ def bench(case: Case, threads: int, every: int, *, once: bool) -> bool:
     sooner = statistics.median(times.cpu) / share / first[1]
     print(f"  first curves of all groups          {first[0]:8.2f} s wall, {first[1]:.2f} s CPU; "
           f"{sooner:.0f}x sooner (CPU) than the naive one ends; load {os.getloadavg()[0]:.1f}", flush=True)  # fmt: skip
+    faster = statistics.median(times.cpu) / share / statistics.median(ours.cpu)
+    bars = {
+        "equal values": equal,
+        f"{TIMES_FASTER.get(case.name, 0):g} times faster than pruned copies": faster >= TIMES_FASTER.get(case.name, 0),
+        f"within {WITHIN_BOUND:g} of the bound": statistics.median(ours.cpu) / bound <= WITHIN_BOUND,
+        f"first curves {TIMES_SOONER:g} times sooner": sooner >= TIMES_SOONER,
+    }
+    told = (f"{name}: {'met' if met else 'MISSED'}" for name, met in bars.items() if not name.startswith("0 times"))
+    print(f"  bars, by CPU time                   {'; '.join(told)}", flush=True)
     return equal
 
 
@@ -331,17 +343,21 @@ def main() -> int:
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--every", type=int, default=1, help="naive way on each so-many-th point only")
     parser.add_argument("--once", action="store_true", help="no second scan after the naive one")
+    parser.add_argument("--inside", action="store_true", help="only groups inside blocks, not those across shortcuts")
+    parser.add_argument("--write-docs", action="store_true", help="keep what is printed in assets/bench/measure.md")
     parser.add_argument("--ranking", action="store_true", help="only: what an early stop says of the ranking")
     parser.add_argument("--seeds", type=int, default=3, help="of the ranking")
     asked = parser.parse_args()
     good = True
     for name in asked.nets:
-        case = build(name, asked.images, asked.groups)
+        case = build(name, asked.images, asked.groups, inside=asked.inside)
         if case is not None and asked.ranking:
-            rank(case, asked.seeds)
+            with kept("Ranking", name, wanted=asked.write_docs):
+                rank(case, asked.seeds)
         elif case is not None:
             for threads in asked.threads:
-                good &= bench(case, threads, asked.every, once=asked.once)
+                with kept("Scan", f"{name}, {threads} thread{'s' * (threads > 1)}", wanted=asked.write_docs):
+                    good &= bench(case, threads, asked.every, once=asked.once)
     return 0 if good else 1
 
 

@@ -85,7 +85,10 @@ def _facts(text: str) -> tuple[dict[str, Any], list[tuple[int, list[str]]]]:
         facts, lines, first = found, lines[1:], 2
     if not lines or tuple(cell.strip() for cell in lines[0].split(",")) != COLUMNS:
         found = lines[0][:80] if lines else "nothing"
-        raise MeasureError(f"Latency CSV, line {first}: expected the columns {', '.join(COLUMNS)}; found {found!r}.")
+        raise MeasureError(
+            f"Latency CSV, line {first}: expected the columns {', '.join(COLUMNS)}; found {found!r}. "
+            "Download the table of this network and change its column ms only."
+        )
     if len(lines) > MAX_CSV_ROWS:
         raise MeasureError(f"The latency CSV has {len(lines)} rows; at most {MAX_CSV_ROWS} are read.")
     try:
