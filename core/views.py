@@ -11,7 +11,7 @@ import torch
 from core.curves import lost_at, lost_points, write_csv
 from core.desk import desk_plan
 from core.measure.sensitivity import Sensitivity, all_units, removed_units
-from core.records import CurvePoint, Group, Scores, Trace
+from core.records import CurvePoint, Group, Plan, Scores, Trace
 from core.subject import Subject
 from core.tasks import FRACTIONS, SCAN_IMAGES, SCAN_SEED
 
@@ -84,9 +84,12 @@ class ScanScope:
     seed: int
 
 
-def channel_rows(trace: Trace, scores: Scores, removed: Mapping[str, int]) -> list[ChannelRow]:
-    """The prunable groups in network order. ``removed``: units per group id that leave, the lowest scores first."""
-    kept = desk_plan(trace, scores, removed).kept
+def channel_rows(
+    trace: Trace, scores: Scores, removed: Mapping[str, int], plan: Plan | None = None
+) -> list[ChannelRow]:
+    """The prunable groups in network order. ``removed``: units per group id that leave, the lowest scores first;
+    ``plan``: where its units were chosen otherwise, they are what leaves."""
+    kept = (plan if plan is not None else desk_plan(trace, scores, removed)).kept
     rows = []
     for group in trace.prunable:
         stays = set(kept.get(group.id, range(group.units)))
@@ -152,10 +155,10 @@ def scan_scope(subject: Subject) -> ScanScope:
     return ScanScope(len(subject.trace.prunable), len(FRACTIONS), images, SCAN_SEED)
 
 
-def scores_csv(trace: Trace, scores: Scores, removed: Mapping[str, int]) -> str:
-    """Every score as CSV: group, unit, score, rank (1 = highest), kept by the plan (1 or 0)."""
+def scores_csv(trace: Trace, scores: Scores, removed: Mapping[str, int], plan: Plan | None = None) -> str:
+    """Every score as CSV: group, unit, score, rank (1 = highest), kept by the plan (1 or 0). As ``channel_rows``."""
     lines: list[list[Any]] = [["group", "channel", scores.criterion, "rank", "kept"]]
-    for row in channel_rows(trace, scores, removed):
+    for row in channel_rows(trace, scores, removed, plan):
         for ranked in sorted(ranked_units(row, scores), key=lambda ranked: ranked.unit):
             lines.append([row.id, ranked.unit, repr(ranked.score), ranked.rank, int(ranked.kept)])
     return write_csv(lines)

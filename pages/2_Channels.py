@@ -32,7 +32,7 @@ def show(record: Workspace, subject: Subject, scores: Scores, rows: list[Channel
     st.divider()
     st.download_button(
         "All scores as CSV",
-        scores_csv(subject.trace, scores, record.removed),
+        scores_csv(subject.trace, scores, record.removed, work.pinned(record, subject)),
         file_name=f"scores-{subject.loaded.name.replace('/', '-')}-{scores.criterion}.csv",
         mime="text/csv",
         icon=":material/download:",
@@ -63,7 +63,7 @@ with frame.page("Channels", "See which channels leave together, and what each is
     found = ensure_scores(subject, chosen)
     if found.done:
         scores = known_scores(subject, chosen, found)
-        rows = channel_rows(subject.trace, scores, record.removed)
+        rows = channel_rows(subject.trace, scores, record.removed, work.pinned(record, subject))
         maps(record, subject, scores, rows, beside)
         show(record, subject, scores, rows)
     else:

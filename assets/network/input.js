@@ -116,7 +116,7 @@ function choose(map, group) {
   map.root.dataset.selected = group.id;
   tell(map);
   showGroup(map, group);
-  if (!group.reason) map.setTriggerValue("pick", { id: group.id });
+  map.setTriggerValue("pick", { id: group.id });
 }
 
 function walk(map, key) {

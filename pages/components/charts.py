@@ -1,4 +1,4 @@
-"""Plotly figures from records. No Streamlit here: the same figure can be shown, tested or written to a file.
+"""Plotly figures from records. No Streamlit in them: the same figure can be shown, tested or written to a file.
 
 Conventions, kept everywhere: measured is a solid line with filled points, estimated is dashed or hollow; a reference
 (the dense network, guessing) is thin and grey. One group is in focus, in its own colour; the others are muted. Colours
@@ -15,6 +15,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from core import CurvePoint, RankedUnit, Sensitivity
+from pages.components import session
 
 FOCUS, FOCUS_BAND = "#D55E00", "rgba(213, 94, 0, 0.24)"
 CURVE, CURVE_BAND = "#1A82C4", "rgba(26, 130, 196, 0.28)"
@@ -28,12 +29,15 @@ REMOVED_AXIS = "removed share of channels, %"
 ACCURACY_AXIS = "accuracy on selection images, %"
 LOSS_AXIS = "cross-entropy on selection images, nats"
 LOG_TICKS = [digit * 10.0**power for power in range(-5, 4) for digit in (1, 2, 5)]
+PICTURE, PICTURES = "picture_format", {"png": "PNG", "svg": "SVG"}
 MANY_BARS = 160  # beyond it gaps between bars are only noise
 
 
 def config(filename: str) -> dict[str, Any]:
-    """The chart's buttons: one, to save a PNG called ``filename`` at twice the size."""
-    picture = {"format": "png", "filename": filename, "scale": 2}
+    """The chart's buttons: one, to save a picture called ``filename``: a PNG at twice the size or, where this person
+    chose so, an SVG."""
+    kind = session.choice(PICTURE, "png")
+    picture = {"format": kind, "filename": filename, "scale": 2 if kind == "png" else 1}
     return {
         "displaylogo": False,
         "modeBarButtons": [["toImage"]],

@@ -15,7 +15,7 @@ from core import CoreError, Subject, open_project, pack_project
 from core import workspace as records
 from core.jobs import open_jobs
 from core.workspace import Workspace
-from pages.components import session, work
+from pages.components import charts, choices, session, work
 from pages.components.desk import cells, known_now
 from pages.components.headline import headline_strip
 from pages.components.standing import Standing, standing
@@ -213,6 +213,7 @@ def _share() -> None:
             on_click="ignore",
             width="stretch",
         )
+        choices.segments(charts.PICTURE, "Charts are saved as", charts.PICTURES)
         file = st.file_uploader("Open a project", type=["prunescope"], key="project-file")
         st.button(
             "Open it as new work", icon=":material/folder_open:", width="stretch", disabled=file is None,

@@ -46,7 +46,7 @@ def network_map(
 
     ``of`` names the network: the browser keeps picture, zoom and place while it stays the same. ``selected``: id of
     the group with a frame; when it changes the map moves there. ``height``: in pixels. ``on_pick(group_id)`` runs
-    before the script's body, for groups that may shrink.
+    before the script's body, for locked groups too.
     """
 
     def picked() -> None:

@@ -115,6 +115,11 @@ def plan(record: Workspace, about: Subject) -> Plan | None:
     return desk_plan(about.trace, ranked, record.removed) if ranked is not None else None
 
 
+def pinned(record: Workspace, about: Subject) -> Plan | None:
+    """The plan at hand where its units were chosen by name; None where the criterion in use chooses them."""
+    return plan(record, about) if record.pinned else None
+
+
 def kept_network(record: Workspace, plan: Plan) -> dict[str, Any] | None:
     """The network that was kept for ``plan``: "name" of its weights, "title" in words, "used" whether it is the one to
     build; None when there is none."""

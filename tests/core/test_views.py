@@ -10,7 +10,7 @@ import torch
 
 from core.load import load_model
 from core.measure.sensitivity import Sensitivity
-from core.records import CurvePoint, Scores, Trace
+from core.records import CurvePoint, Plan, Scores, Trace
 from core.solvers.intervals import newcombe, wilson
 from core.trace import trace_channels
 from core.views import channel_rows, curves_csv, drop_rows, member_rows, ranked_units, score_quantiles, scores_csv
@@ -54,6 +54,12 @@ def test_the_plan_takes_the_lowest_scores(trace: Trace, scores: Scores) -> None:
     assert [one.score for one in ranked] == sorted((one.score for one in ranked), reverse=True)
     assert [one.rank for one in ranked] == list(range(1, group.units + 1))
     assert [one.kept for one in ranked] == [True] * (group.units - 5) + [False] * 5
+
+
+def test_a_plan_of_its_own_units_says_what_leaves(trace: Trace, scores: Scores) -> None:
+    group = trace.prunable[1]
+    own = {row.id: row for row in channel_rows(trace, scores, {group.id: 1}, Plan({group.id: (0, 2)}))}
+    assert own[group.id].pruned == tuple(unit for unit in range(group.units) if unit not in (0, 2))
 
 
 def test_quantiles(trace: Trace, scores: Scores) -> None:

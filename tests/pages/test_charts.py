@@ -122,8 +122,13 @@ def test_scores_are_written_short() -> None:
     assert charts.score_text(3e12) == "3e12"
 
 
-def test_one_button_saves_a_png() -> None:
+@pytest.mark.parametrize(("chosen", "scale"), [("png", 2), ("svg", 1)])
+def test_one_button_saves_a_picture_of_the_chosen_kind(
+    chosen: str, scale: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(charts.session, "choice", lambda name, default: chosen)
     found = charts.config("curves")
+    assert (found["toImageButtonOptions"]["format"], found["toImageButtonOptions"]["scale"]) == (chosen, scale)
     assert found["modeBarButtons"] == [["toImage"]]
     assert found["toImageButtonOptions"]["filename"] == "curves"
 
