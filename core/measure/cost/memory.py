@@ -1,4 +1,4 @@
-"""Memory that stays with the process while something is timed.
+"""Memory that stays with the process while something is timed or scanned.
 
 glibc gives large buffers back to the system when they are freed, or keeps them, depending on what the process did
 before; a network whose buffers come and go pays page faults for each of them, up to a third of its time, and its twin

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from core.measure.cost.memory import keeping_memory
 from core.measure.forks import Fork, ForkEngine, Latch
 from core.measure.scan.rounds import Round, rounds
 from core.measure.scan.tally import Answers, Tally
@@ -48,11 +49,12 @@ class Scan:
         self.macs: Mapping[Fork, float] = {}
         self.before = self.inside = 0.0
         starts = [self.start]
-        for chosen in rounds(self.forks, self.tallies, starts, len(self.order), self.batch, self.decision):
-            self._round(chosen)
-            starts[0] = self.start
-            if self._over():
-                break
+        with keeping_memory():  # batch after batch takes buffers of the same sizes
+            for chosen in rounds(self.forks, self.tallies, starts, len(self.order), self.batch, self.decision):
+                self._round(chosen)
+                starts[0] = self.start
+                if self._over():
+                    break
         return self.curves()
 
     def _round(self, chosen: Round) -> None:
