@@ -24,6 +24,7 @@ from core.trace.written import WrittenWidth, alike, candidates, harms
 
 ONE_WIDTH = (nn.RNNBase, nn.RNNCellBase)
 WIDTHS_OF_THEIR_OWN = frozenset({*MAKERS, nn.Sequential, nn.ModuleList})  # the usual case, told by a look
+ALONE = 6  # so many times groups at fault are locked alone; then with those that stand alike in layers of the class
 TRIALS = 40  # how often groups at fault are helped or locked, one after the other, before all are locked
 
 
@@ -58,6 +59,8 @@ def _trace(module: nn.Module, example: Tensor, mixing: bool) -> Trace:
             fault = find_fault(census, example[:1], flow, groups, layout, written)
             continue
         at_fault = fault.groups if trials < TRIALS else tuple(layout.first)
+        if ALONE < trials < TRIALS:
+            at_fault += _alike(census, groups, fault)
         _lock_groups(flow.book, groups, layout, at_fault, fault.reason)
         groups, layout = group_channels(flow.book, called, mixing=mixing)
         fault = find_fault(census, example[:1], flow, groups, layout, written)
@@ -88,6 +91,24 @@ def _written(
             if next_fault is None or (later and not harms(next_fault.step, flow, layout, next_fault.stays)):
                 return new + alike(census.module, new, fault.step, flow.tape, known)
     return ()
+
+
+def _alike(census: Census, groups: tuple[Group, ...], fault: Fault) -> tuple[str, ...]:
+    """Prunable groups that stand where the groups at fault stand, in other layers of the class that was running: a
+    network of many blocks need not fail in every one of them."""
+    by_id = {group.id: group for group in groups if group.gather_of is None}
+    places = {group.layers: group.id for group in by_id.values()}
+    found: list[str] = []
+    for path in filter(None, reversed(fault.running)):
+        kind, prefix = type(census.by_path[path]), f"{path}."
+        inside = [by_id[one].layers for one in fault.groups if all(x.startswith(prefix) for x in by_id[one].layers)]
+        for other, layer in census.layers if inside else ():
+            if type(layer) is kind and other != path:
+                moved = [tuple(f"{other}.{name.removeprefix(prefix)}" for name in layers) for layers in inside]
+                found += [places[layers] for layers in moved if layers in places and by_id[places[layers]].prunable]
+        if inside:
+            break
+    return tuple(found)
 
 
 def _label_training_branches(flow: Flow, census: Census, example: Tensor) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -367,12 +366,7 @@ def _noting(forward: Callable[..., Any], spans: list[tuple[int, int]], steps: li
 
 def users_own(layer: nn.Module) -> bool:
     """Whether its code is not PyTorch's; attention counts too, because a headed one runs other code."""
-    return _users_own(type(layer))
-
-
-@lru_cache(maxsize=4096)
-def _users_own(kind: Any) -> bool:
-    return not kind.__module__.startswith("torch.nn.") or issubclass(kind, nn.MultiheadAttention)
+    return not type(layer).__module__.startswith("torch.nn.") or isinstance(layer, nn.MultiheadAttention)
 
 
 def _as_tree(result: Any) -> Any:

@@ -26,6 +26,9 @@ from core.trace.rules import Flow
 from core.trace.watch import DiffersError, Watch, shapes_of
 from core.trace.written import WrittenWidth, harms, set_written, written_values
 
+HEADS = 16  # attention rarely has more
+NEARBY = ((0, 0), (0, -1), (-1, 0), (0, 1), (1, 0), (1, -1), (-1, 1), (1, 1), (-1, -1))
+
 
 @dataclass(frozen=True)
 class Fault:
@@ -45,7 +48,7 @@ def _keeps(groups: list[Group], layout: Layout) -> Iterator[np.ndarray]:
     Of two groups, one keeps the smaller share in the first trial and the larger in the second (as far as their few
     units allow): then no quotient of their widths, rounded or not, stays what it was in both.
     """
-    shares = [_shares(group.units, index, len(groups)) for index, group in enumerate(groups)]
+    shares = _all_shares([group.units for group in groups])
     for trial in range(2):
         stays = np.ones(layout.units + 1, dtype=bool)
         generator = np.random.default_rng(trial)
@@ -53,6 +56,32 @@ def _keeps(groups: list[Group], layout: Layout) -> Iterator[np.ndarray]:
             start = layout.first[group.id]
             stays[start + generator.permutation(group.units)[kept[trial] :]] = False
         yield stays
+
+
+def _all_shares(units: list[int]) -> list[tuple[int, int]]:
+    """For each group how many units stay in each trial. Few units round alike (1 of 2 heads, 2 of 4 channels): then a
+    pair nearby is taken."""
+    chosen = [_shares(count, index, len(units)) for index, count in enumerate(units)]
+    for index, count in enumerate(units):
+        wanted = chosen[index]
+        others = [pair for at, pair in enumerate(zip(units, chosen, strict=True)) if at != index]
+        others = [pair for pair in others if _heads_like(count, pair[0])]
+        nearby = [(wanted[0] + a, wanted[1] + b) for a, b in NEARBY] if others else []
+        fitting = (pair for pair in nearby if pair[0] != pair[1] and min(pair) >= 1 and max(pair) <= count)
+        clear = (pair for pair in fitting if not any([_quotient_stays(count, pair, *other) for other in others]))
+        chosen[index] = next(clear, wanted)
+    return chosen
+
+
+def _heads_like(one: int, other: int) -> bool:
+    """Whether one number may count the heads that the other is divided among."""
+    return min(one, other) <= HEADS and max(one, other) >= 2 * min(one, other)
+
+
+def _quotient_stays(units: int, kept: tuple[int, int], other_units: int, other_kept: tuple[int, int]) -> bool:
+    if units < other_units:
+        units, kept, other_units, other_kept = other_units, other_kept, units, kept
+    return all([left // right == units // other_units for left, right in zip(kept, other_kept, strict=True)])
 
 
 def _shares(units: int, index: int, count: int) -> tuple[int, int]:
@@ -173,7 +202,7 @@ def _blame(
             found = _narrow_groups(flow, layout, stays, slots, narrowed)
             if found:
                 return found, f"its code fixes this width ({_at(step, flow)})"
-    for path in running[:0:-1]:
+    for path in filter(None, reversed(running)):
         start = max((start for start, stop in flow.tape.spans.get(path, ()) if start <= last < stop), default=last)
         reads = [slot for step in steps[start : last + 1] for slot in step.reads]
         found = _narrow_groups(flow, layout, stays, reads, narrowed)

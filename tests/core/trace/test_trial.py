@@ -14,7 +14,7 @@ from core.trace import trace_channels
 from core.trace.copies import named_state
 from core.trace.graph import record_tape
 from core.trace.memo import forget, recalled
-from core.trace.trial import _shares
+from core.trace.trial import _all_shares, _shares
 from tests.random_blocks.tokens import HandAttention, Tokens
 from tests.zoo import outputs, random_plan, randomise
 
@@ -261,6 +261,38 @@ def test_of_two_groups_each_keeps_the_smaller_share_once(units: tuple[int, ...])
         for two in range(one + 1, len(kept), 2):  # every second one; the others as far as they have units to tell
             c, d = kept[two]
             assert (a / units[one] - c / units[two]) * (b / units[one] - d / units[two]) < 0
+
+
+@pytest.mark.parametrize(("units", "heads"), [([4, 4, 2, 6], 2), ([4, 2], 1), ([64, 8, 64, 12], 1), ([6, 3, 12], 1)])
+def test_no_width_over_heads_stays_in_both_trials(units: list[int], heads: int) -> None:
+    """``width // heads`` with so few of both that shares round alike."""
+    kept = _all_shares(units)
+    assert all(
+        1 <= count <= one and pair[0] != pair[1] for one, pair in zip(units, kept, strict=True) for count in pair
+    )
+    for at, one in enumerate(units):
+        if at != heads and one >= 2 * units[heads]:
+            before = one // units[heads]
+            assert any(a // b != before for a, b in zip(kept[at], kept[heads], strict=True)), (units, kept)
+
+
+class Talking(nn.Module):
+    """Every block breaks in its own place: its width is written down in the code's own way."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.inner, self.outer, self.hidden = nn.Linear(width, hidden), nn.Linear(hidden, width), [hidden]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.outer(self.inner(x).reshape(x.shape[0], self.hidden[0]).relu())
+
+
+def test_many_blocks_with_one_fault_do_not_lock_the_rest() -> None:
+    free = [nn.Linear(12, 7), nn.ReLU(), nn.Linear(7, 2)]
+    module = nn.Sequential(*[Talking(12, 6 + at % 3) for at in range(60)], *free).eval()
+    trace = trace_channels(module, torch.zeros(1, 12))
+    assert "fixes this width" in str(trace.group("59.inner").reason)
+    assert trace.group("60").prunable and trace.group("60").units == 7
 
 
 class Standardised(nn.Conv2d):
