@@ -26,7 +26,7 @@ from core.trace.sites import ReadSite, read_sites
 POSITIONS, MOST_ROWS = 10, 20_000
 FULL_ENTRIES = 4608  # beyond, second moments of all inputs would take too much memory
 SOME_OUTPUTS = 256  # then the units' contributions to so many outputs are taken instead
-MEMORY_BYTES = 2**29  # moments held at once; more groups than that take another walk through the images
+MEMORY_BYTES = 2**30  # moments held at once (ResNet-50 has so many); more groups take another walk through the images
 PIECE_BYTES = 2**26
 
 Done = Callable[[int], None]  # how many images have been read
