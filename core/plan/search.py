@@ -22,7 +22,7 @@ from core.plan.lossmodel import POWER, LossCurve, foretold, rebuilt_curves
 from core.plan.targets import in_order, target_groups
 from core.records import Accuracy, Trace
 
-ROUNDS = 5
+ROUNDS = 4
 START = (POWER, 0.0, 0.0)
 DESIGN = (START, (POWER + 0.15, 0.5, -0.4), (POWER - 0.15, -0.5, 0.4))  # spread, so that a fit can tell them apart
 SPREAD = (0.15, 0.7, 0.6)  # how far each number may plausibly be from START

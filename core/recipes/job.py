@@ -28,7 +28,7 @@ from core.trace import trace_channels
 
 SCORE_IMAGES, SCAN_IMAGES, RESIDUAL_IMAGES = 256, 300, 512
 SELECT_IMAGES = 1000  # at most, per measured plan
-TRIAL_IMAGES = 512  # calibration images of a network that is built to be measured only
+TRIAL_IMAGES = 256  # calibration images of a network that is built to be measured only
 FRACTIONS = (0.25, 0.5, 0.75)
 CRITERION_OF = {"greedy": "cap"}  # ways to choose whose scores have another name
 

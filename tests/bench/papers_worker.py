@@ -44,11 +44,11 @@ HELD_OUT = 932  # of the CIFAR training images: for choices; the dense network h
 
 
 def load(name: str, calibration: int = 10**9) -> tuple[LoadedModel, ImageData]:
-    """A network and images in three parts, at most ``calibration`` of the first. For CIFAR the report part is
-    ../shared's 300 genuine test images."""
+    """A network and images in three parts, at most ``calibration`` of the first and half as many of the second. For
+    CIFAR the report part is ../shared's 300 genuine test images."""
     loaded, data = _demo(name) if name in DEMO_DATA else _cifar(name)
-    parts = {**data.parts, "calibration": data.parts["calibration"][:calibration]}
-    return loaded, replace(data, parts=parts)
+    few = {"calibration": calibration, "selection": calibration // 2}
+    return loaded, replace(data, parts={part: at[: few.get(part)] for part, at in data.parts.items()})
 
 
 def _demo(name: str) -> tuple[LoadedModel, ImageData]:
@@ -141,6 +141,7 @@ def measure(network: str, method: str, macs: float, epochs: int, seed: int, imag
         params=cost.params / dense.params,
         peak_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         comparison=compare_models(loaded.module, module, data.report).to_dict(),
+        calibration=len(data.calibration),
         layers=[[story.layer, story.raw_error, story.rebuilt_error] for story in stories],
     )
     if epochs and not method.endswith("+bn"):  # training takes the statistics anew anyway
