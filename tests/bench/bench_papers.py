@@ -66,7 +66,7 @@ def main() -> int:
     lines, missed = bars(results["networks"])
     print("\n" + "\n".join(lines))
     if options.write_docs:
-        told = f"{describe(results['setting'])}; written at commit {commit()}"
+        told = f"Written by `{command()}`. {describe(results['setting'])}; written at commit {commit()}"
         for path in write_docs(results["networks"], lines, told, ROOT / "assets" / "bench"):
             print(f"wrote {path.relative_to(ROOT)}")
     return int(missed)
@@ -106,6 +106,16 @@ def run_one(network: str, method: str, budget: str, seed: int, options: argparse
             worker.join()
             why = f"stopped after {options.limit:.0f} s"
         return {**(read(out) or {"error": why}), "commit": commit(), "load": round(os.getloadavg()[0], 1)}
+
+
+def command() -> str:
+    """As it can be typed again: paths of files that are only kept here are left out."""
+    given, skip = [], False
+    for word in sys.argv[1:]:
+        if not skip and word != "--json":
+            given.append(word)
+        skip = word == "--json"
+    return f'make bench-papers ARGS="{" ".join(given)}"'
 
 
 def commit() -> str:
