@@ -54,7 +54,7 @@ def test_the_rung_that_is_kept_is_the_network_that_is_exported(app: Server, visi
     page.get_by_role("button", name="Keep this rung").click()
     page.get_by_text("Kept: Least squares").wait_for()
     accuracy = shown["Least squares"].partition(",")[0]
-    page.locator(".ps-strip dd").filter(has_text=accuracy).first.wait_for()
+    page.locator(".headline .value").filter(has_text=accuracy).first.wait_for()
 
     go(page, "Export")
     page.get_by_text("Least squares.").first.wait_for()
