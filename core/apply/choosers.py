@@ -18,7 +18,7 @@ from core.registry import Registry, Row
 from core.solvers.greedy import Design, forward_greedy
 from core.solvers.lasso import LassoPath, lasso_path
 from core.solvers.least_squares import RIDGE, divide
-from core.solvers.pivoted_qr import pivoted_qr
+from core.solvers.pivoted_qr import pivoted_cholesky, pivoted_qr
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,7 @@ class Choice:
     path: Mapping[str, Any]
 
 
+MANY_UNITS = 1024  # beyond, what costs the cube of their number is cut short
 DRAWN_UNITS, DRAWN_KNOTS = 32, 48  # of a LASSO path, at most
 
 Chooser = Callable[[Seen, int], Choice]
@@ -56,7 +57,7 @@ def choose_by_lasso(seen: Seen, count: int) -> Choice:
     span), the missing ones are taken in the same way.
     """
     gram, toward = _contributions(seen)
-    path = lasso_path(gram, toward)
+    path = lasso_path(gram, toward, until=count if seen.units > MANY_UNITS else None)
     sizes = (path.betas != 0).sum(1)
     reached = (sizes >= count).nonzero().flatten()
     place = int(reached[0]) if len(reached) else int(sizes.argmax())
@@ -91,9 +92,12 @@ def choose_by_qr(seen: Seen, count: int) -> Choice:
     Davoodi, Hu 2019 (CHaPR, arXiv 1908.03266); reconstructed from the abstract.
     """
     del count  # the order holds for every count
-    values, vectors = torch.linalg.eigh(_contributions(seen)[0])
-    root = values.clamp(min=0).sqrt()[:, None] * vectors.T
-    pivots, diagonal = pivoted_qr(root)
+    gram = _contributions(seen)[0]
+    if seen.units > MANY_UNITS:
+        pivots, diagonal = pivoted_cholesky(gram)
+    else:
+        values, vectors = torch.linalg.eigh(gram)
+        pivots, diagonal = pivoted_qr(values.clamp(min=0).sqrt()[:, None] * vectors.T)
     return Choice(tuple(pivots.tolist()), {"pivots": pivots.tolist(), "diagonal": diagonal.tolist()})
 
 

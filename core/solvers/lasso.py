@@ -39,16 +39,17 @@ class LassoPath:
         return self.betas[place - 1] + share * (self.betas[place] - self.betas[place - 1])
 
 
-def lasso_path(G: Tensor, b: Tensor) -> LassoPath:
+def lasso_path(G: Tensor, b: Tensor, *, until: int | None = None) -> LassoPath:
     """Least angle regression with the LASSO's own step: a coefficient that reaches 0 leaves, and may come back.
 
-    G: (p, p), symmetric, positive semidefinite. b: (p,). A column that those in the path span already never enters, and
+    G: (p, p), symmetric, positive semidefinite. b: (p,). until: stop at the first knot with so many coefficients that
+    are not zero (None: go on to lambda = 0). A column that those in the path span already never enters, and
     of columns that tie the first enters first. Source: Efron, Hastie, Johnstone, Tibshirani 2004, "Least angle
     regression", Annals of Statistics 32; the active block is inverted one column at a time by the sweep operator.
     """
     path = _Path(G.detach().cpu().double().numpy(), b.detach().cpu().double().numpy())
     for _ in range(16 * len(b) + 16):  # a path has a few knots per column; the bound only stops a cycle of rounding
-        if path.finished():
+        if path.finished() or (until is not None and path.taking_part() >= until):
             break
         path.step()
     return path.result()
@@ -69,6 +70,9 @@ class _Path:
 
     def finished(self) -> bool:
         return self.strength <= self.end
+
+    def taking_part(self) -> int:
+        return int(np.count_nonzero(self.knots[-1][1]))
 
     def step(self) -> None:
         """From one knot to the next: as far as no column joins or leaves."""

@@ -9,6 +9,7 @@ import scipy.linalg
 import torch
 from torch import Tensor
 
+from core.apply import choosers
 from core.apply.choosers import CHOOSERS, Seen
 from core.solvers.least_squares import Moments
 
@@ -107,3 +108,13 @@ def test_dead_and_equal_channels_do_no_harm() -> None:
         choice = row.value(seen_of(x, W, y), 4)
         assert sorted(choice.order) == list(range(UNITS)), row.name
         assert 0 not in choice.order[:4], row.name
+
+
+@pytest.mark.parametrize("name", ["lasso", "qr"])
+@pytest.mark.parametrize("count", [1, 3, UNITS - 1])
+def test_where_units_are_very_many_the_same_ones_stay(name: str, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = seen_of(*rows())
+    whole = CHOOSERS[name](seen, count)
+    monkeypatch.setattr(choosers, "MANY_UNITS", UNITS - 1)
+    short = CHOOSERS[name](seen, count)
+    assert set(short.order[:count]) == set(whole.order[:count]) and sorted(short.order) == list(range(UNITS))

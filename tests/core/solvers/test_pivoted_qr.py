@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from core.solvers.intervals import wilson
-from core.solvers.pivoted_qr import pivot_scores, pivoted_qr
+from core.solvers.pivoted_qr import pivot_scores, pivoted_cholesky, pivoted_qr
 
 
 def greedy(Z: torch.Tensor) -> tuple[list[int], list[float]]:
@@ -75,3 +75,15 @@ def test_wilson_interval() -> None:
     assert wilson(0, 0) == (0.0, 1.0) and wilson(20, 20)[1] == 1.0
     low, high = wilson(90, 100, z=1.0)
     assert abs(((0.9 - low) ** 2) - low * (1 - low) / 100) < 1e-12 and low < 0.9 < high
+
+
+def test_cholesky_takes_the_same_pivots_from_the_moments_alone() -> None:
+    Z = torch.randn(40, 9, generator=torch.Generator().manual_seed(1)).double() * torch.arange(1, 10)
+    Z[:, 4] = Z[:, 2] - Z[:, 7]
+    G = Z.T @ Z
+    before = G.clone()
+    pivots, diagonal = pivoted_cholesky(G)
+    expected, lengths = pivoted_qr(Z)
+    assert pivots.tolist()[:-1] == expected.tolist()[:-1] and sorted(pivots.tolist()) == list(range(9))
+    torch.testing.assert_close(diagonal[:-1], lengths[:-1])
+    assert diagonal[-1] < 1e-6 and torch.equal(G, before)
