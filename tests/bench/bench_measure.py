@@ -277,6 +277,9 @@ def bench(case: Case, threads: int, every: int, *, once: bool) -> bool:
         print(f"  {name:<14} {share:5.0%} of points  {times};  naive / scan {ratio(times, ours, share)}")
     print(f"  lower bound                         {bound:8.2f} s CPU at {rate / 1e9:.1f} and {again / 1e9:.1f} GMAC/s; "
           f"scan / bound {statistics.median(ours.cpu) / bound:.2f}")  # fmt: skip
+    for name, (times, share) in took.items():
+        most = statistics.median(times.cpu) / share / bound
+        print(f"  {name:<14} over the bound       {most:8.2f}: re-runs at this rate cannot be faster than that")
     times, share = took["pruned copies"]
     sooner = statistics.median(times.cpu) / share / first[1]
     print(f"  first curves of all groups          {first[0]:8.2f} s wall, {first[1]:.2f} s CPU; "
