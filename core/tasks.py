@@ -192,9 +192,12 @@ def export(
     formats: list[str],
     on_progress: Progress,
     cancelled: Stop,
+    criterion: str = "",
 ) -> dict[str, Any]:
     """Write the network of ``plan``, repaired as in ``evaluate_plan``, to the owner's export folder, measure it on
     report images and verify the files.
+
+    criterion: whose curves the report shows, when they are known.
 
     Result: {"directory", "files": [{"name", "size_bytes"}], "verification", "measurements", "difference", "failed"}.
     """
@@ -205,6 +208,7 @@ def export(
     on_progress(0.25, "Measuring on the report images")
     comparison, measurements = _measure_both(subject, pruned, chosen, cancelled)
     measurements["repair"] = repair
+    measurements["curves"] = _curves(subject, criterion)
     if cancelled():
         raise CoreError("Export was cancelled before anything was written.")
     on_progress(0.4, "Writing files")
@@ -215,6 +219,7 @@ def export(
         "measurements": measurements,
         "data": subject.data.report,
     }
+    told["on_progress"] = lambda share, message: on_progress(0.4 + 0.3 * share, message)
     written = export_model(pruned, chosen, directory, formats, **told)
     on_progress(0.7, "Verifying in a fresh process")
     verification = verify_export(directory)
@@ -226,6 +231,17 @@ def export(
         "measurements": measurements,
         "difference": {"value": comparison.difference, "low": comparison.low, "high": comparison.high},
         "failed": dict(written.failed),
+    }
+
+
+def _curves(subject: Subject, criterion: str) -> dict[str, Any]:
+    """The known curves by ``criterion``, for the report: {group: [[share removed, accuracy, low, high], ...]}."""
+    from core.shelf import find_result  # the shelf names its results by this file's job_key
+
+    found = find_result(open_store(), "scan", subject, criterion=criterion) if criterion else None
+    return {
+        name: [[point["removed_fraction"], point["accuracy"], point["low"], point["high"]] for point in points]
+        for name, points in (found or {}).get("points", {}).items()
     }
 
 

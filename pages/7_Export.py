@@ -10,12 +10,13 @@ import streamlit as st
 from core import AS_CUT, CoreError, Plan, Subject, layer_rows, list_formats
 from core.jobs import JobStatus, open_jobs
 from core.workspace import Workspace, choose, note_measured
-from pages.components import downloads, frame, session, tables, work
+from pages.components import exported, frame, homecoming, session, tables, work
 from pages.components.standing import EXPORT, last_export
 
 LEAD = "Write a network that is really smaller, reload it in a fresh process, and measure it on images kept for this."
 JOB, FORMATS = "export_job", "export_formats"
 ALWAYS = "checkpoint"
+OF_LIBRARIES, LIBRARIES = "python_class", ("torchvision/", "timm/")
 OPTIONAL = {row.name: row for row in list_formats() if row.name != ALWAYS}
 
 
@@ -84,14 +85,15 @@ def _order(record: Workspace, subject: Subject, plan: Plan) -> None:
     if job is not None and job.state == "done":
         _note(job, record.choices[JOB])
         st.rerun()
+    offered = [name for name in OPTIONAL if name != OF_LIBRARIES or subject.model_source.startswith(LIBRARIES)]
     left, right = st.columns([3, 1], vertical_alignment="bottom")
     with left:
         formats = st.pills(
             "Besides the checkpoint and its recipe, write",
-            list(OPTIONAL),
+            offered,
             format_func=lambda name: OPTIONAL[name].title,
             selection_mode="multi",
-            default=[name for name in record.choices.get(FORMATS, list(OPTIONAL)) if name in OPTIONAL],
+            default=[name for name in record.choices.get(FORMATS, list(OPTIONAL)) if name in offered],
             key="formats",
             help="  \n".join(f"**{row.title}**: {row.summary}" for row in list_formats()),
         )
@@ -118,6 +120,7 @@ def _start(subject: Subject, plan: Plan, formats: list[str]) -> None:
         "repair": work.repair(session.workspace(), plan),
         "owner": session.owner(),
         "formats": [ALWAYS, *formats],
+        "criterion": work.criterion(session.workspace()),
     }
     try:
         job_id = open_jobs().submit(session.owner(), "export", arguments, replaces="export")
@@ -166,15 +169,10 @@ def _results(found: dict[str, Any], subject: Subject, plan: Plan) -> None:
     if not names:
         st.warning("Its files are no longer on the server. Export again to write them anew.", icon=":material/warning:")
         return
-    left, right = st.columns([1, 1], gap="medium")
-    with left.container(border=True, height="stretch", key="card-files"):
-        st.markdown("**Files**")
-        downloads.buttons(directory, names, found["plan"])
-    with right.container(border=True, height="stretch", key="card-checks"):
-        st.markdown("**Verified in a fresh process**")
-        _verification(found)
-    with st.expander("Load it in Python", expanded=False):
-        _how_to_load(directory, names, subject)
+    st.caption(_normalised(subject))
+    exported.show(found, directory, names, found["plan"])
+    if found["plan"] == work.network_key(session.workspace(), plan):
+        homecoming.show(subject, plan, directory, names, found["plan"])
 
 
 def _figures(found: dict[str, Any], subject: Subject) -> None:
@@ -215,51 +213,13 @@ def _figures(found: dict[str, Any], subject: Subject) -> None:
         st.info(sentence, icon=":material/info:")
 
 
-def _verification(found: dict[str, Any]) -> None:
-    report = found["verification"]
-    for check in report["files"]:
-        mark = ":green[:material/check_circle:]" if check["ok"] else ":red[:material/cancel:]"
-        st.markdown(f"{mark} {check['message']}{_answers(check)}")
-    for sentence in found["failed"].values():
-        st.markdown(f":red[:material/cancel:] {sentence}")
-    if not report["files"] or not report["ok"]:
-        st.error(report["message"], icon=":material/error:")
-
-
-def _answers(check: dict[str, Any]) -> str:
-    """Accuracy on the stored images, reloaded and at export, when they have labels."""
-    if check["accuracy"] is None:
-        return ""
-    now, then = tables.percent(check["accuracy"]), tables.percent(check["expected_accuracy"])
-    return f" Right on {now} of them; {then} at export."
-
-
-def _how_to_load(directory: Path, names: list[str], subject: Subject) -> None:
+def _normalised(subject: Subject) -> str:
+    """How images go into every file."""
     shape = " x ".join(str(size) for size in subject.trace.example.shape[1:])
-    st.markdown(
+    return (
         f"Images go in as float32, N x {shape}, normalised: (value in 0..1 - mean) / std, with mean "
         f"{tables.numbers(subject.data.mean)} and std {tables.numbers(subject.data.std)}."
     )
-    st.markdown("With Prunescope's code (the checkpoint and its recipe, unpacked):")
-    st.code(
-        f'from core import load_exported\n\nnetwork = load_exported("{directory.name}")\nscores = network(images)',
-        language="python",
-    )
-    for name in names:
-        if name.endswith(".pt2"):
-            st.markdown("With PyTorch alone:")
-            st.code(
-                f'import torch\n\nnetwork = torch.export.load("{directory.name}/{name}").module()\n'
-                "scores = network(images)",
-                language="python",
-            )
-        elif name.endswith(".onnx"):
-            st.markdown("With ONNX Runtime:")
-            st.code(
-                f'import onnxruntime\n\nsession = onnxruntime.InferenceSession("{directory.name}/{name}")\n'
-                "scores = session.run(None, {session.get_inputs()[0].name: images.numpy()})[0]",
-                language="python",
-            )
 
 
 main()

@@ -13,32 +13,40 @@ import streamlit as st
 from pages.components import tables
 
 
-def buttons(directory: Path, names: list[str], key: str) -> None:
-    """One button for everything as a zip, and one per file with its size."""
-    total = sum((directory / name).stat().st_size for name in names)
+def everything(directory: Path, names: list[str], key: str) -> None:
+    """One button for all files as a zip."""
+    total = tables.size(sum((directory / name).stat().st_size for name in names))
+    together(directory, names, f"Download all ({total})", f"{key}-all", primary=True)
+
+
+def together(directory: Path, names: list[str], label: str, key: str, *, primary: bool = False) -> None:
+    """One button for some files as a zip."""
     st.download_button(
-        f"Download all ({tables.size(total)})",
+        label,
         lambda: _zipped(directory, names),
         file_name=f"{directory.name}.zip",
         mime="application/zip",
-        key=f"{key}-all",
+        key=key,
         on_click="ignore",
-        type="primary",
+        type="primary" if primary else "secondary",
         icon=":material/folder_zip:",
     )
-    with st.container(gap=None, key="files"):
-        for name in names:
-            path = directory / name
-            st.download_button(
-                f"{name} · {tables.size(path.stat().st_size)}",
-                lambda path=path: _opened(path),
-                file_name=name,
-                mime="application/octet-stream",
-                key=f"{key}-{name}",
-                on_click="ignore",
-                type="tertiary",
-                icon=":material/download:",
-            )
+
+
+def one(directory: Path, name: str, key: str) -> None:
+    """A button for one file, with its size."""
+    path = directory / name
+    st.download_button(
+        tables.size(path.stat().st_size),
+        lambda: _opened(path),
+        file_name=name,
+        mime="text/html" if name.endswith(".html") else "application/octet-stream",
+        key=f"{key}-{name}",
+        on_click="ignore",
+        icon=":material/download:",
+        width="stretch",
+        help=name,
+    )
 
 
 def csv(label: str, text: Callable[[], str], name: str) -> None:

@@ -160,7 +160,7 @@ def test_a_failed_check_and_a_failed_format_are_shown_with_their_sentences(tmp_p
     accuracy = {"value": 0.9, "low": 0.85, "high": 0.94, "images": 100}
     latency = {"median_ms": 1, "low_ms": 1, "high_ms": 1, "repeats": 3, "batch": 1, "threads": 1, "device": "cpu"}
     one = {"accuracy": accuracy, "latency": latency, "macs": 10, "params": 10, "size_bytes": 10}
-    check = {"ok": False, "message": "model.onnx does not reload: broken.", "accuracy": None}
+    check = {"file": "model.onnx", "ok": False, "message": "model.onnx does not reload: broken.", "accuracy": None}
     result = {
         "plan": plan.key,
         "subject": open_subject(work.FIRST_MODEL).key,

@@ -1,0 +1,187 @@
+"""The files beside the network: what they say is so, other programs take it, and the script trains and comes home."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from core.apply import prune_model
+from core.errors import ExportError, LoadError
+from core.evaluate import evaluate_model
+from core.export import apply_recipe, export_model, write_report
+from core.export.training_script import training_script
+from core.homecoming import take_back
+from core.networks import build_any
+from core.plan import plan_uniform
+from core.records import Plan, Scores, fingerprint_state
+from core.subject import Subject, open_subject
+
+MODEL = "demo/digits-resnet"
+
+
+@pytest.fixture(scope="module")
+def subject() -> Subject:
+    return open_subject(MODEL)
+
+
+@pytest.fixture(scope="module")
+def plan(subject: Subject) -> Plan:
+    scores = Scores("x", {g.id: -torch.arange(g.units).double() for g in subject.trace.groups})
+    return plan_uniform(subject.trace, scores, 0.5)
+
+
+@pytest.fixture(scope="module")
+def folder(subject: Subject, plan: Plan, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("papers") / "export"
+    pruned = prune_model(subject.loaded.module, subject.trace, plan)
+    accuracy = {"value": 0.5, "low": 0.4, "high": 0.6, "images": 10}
+    latency = {"median_ms": 1.0, "low_ms": 0.9, "high_ms": 1.1, "device": "cpu", "threads": 1, "batch": 1}
+    one = {"accuracy": accuracy, "latency": latency}
+    curves = {g.id: [[0.0, 1.0], [0.5, 0.8]] for g in subject.trace.prunable}
+    told: dict[str, Any] = {"dense": one, "pruned": one, "data": "<b>x</b>", "curves": curves}
+    export_model(
+        pruned, plan, path, "python", loaded=subject.loaded, trace=subject.trace, data=subject.data.report,
+        measurements=told,
+    )  # fmt: skip
+    return path
+
+
+def test_the_table_of_layers_is_the_network(folder: Path, subject: Subject, plan: Plan) -> None:
+    pruned = prune_model(subject.loaded.module, subject.trace, plan)
+    rows = {row["layer"]: row for row in csv.DictReader((folder / "layers.csv").read_text().splitlines())}
+    for name, layer in pruned.named_modules():
+        if isinstance(layer, torch.nn.Conv2d):
+            old = subject.loaded.module.get_submodule(name)
+            assert (int(rows[name]["channels"]), int(rows[name]["kept"])) == (old.out_channels, layer.out_channels)
+            assert int(rows[name]["params_after"]) == sum(value.numel() for value in layer.parameters())
+    recipe = json.loads((folder / "recipe.json").read_text())
+    dense, state = subject.loaded.module.state_dict(), pruned.state_dict()
+    for name, one in recipe["layers"].items():  # by name, each kept channel is the dense network's own
+        assert len(one["kept"]) == state[f"{name}.weight"].shape[0] and one["channels"] == len(dense[f"{name}.weight"])
+        if f"{name}.bias" in state:
+            assert torch.equal(state[f"{name}.bias"], dense[f"{name}.bias"][one["kept"]])
+
+
+def test_other_programs_ratios_give_the_same_widths(folder: Path, subject: Subject) -> None:
+    found = json.loads((folder / "ratios.json").read_text())
+    for name, ratio in found["torch_pruning"]["pruning_ratio_dict"].items():
+        widths = found["widths"][name]
+        assert int(widths["channels"] * (1 - ratio)) == widths["kept"]  # as that program counts
+    for entry in found["nni"]["config_list"]:
+        (name,) = entry["op_names"]
+        assert entry["op_types"] == [type(subject.loaded.module.get_submodule(name)).__name__]
+        assert round(found["widths"][name]["channels"] * (1 - entry["sparse_ratio"])) == found["widths"][name]["kept"]
+
+
+def test_torch_pruning_takes_the_ratios() -> None:
+    tp = pytest.importorskip("torch_pruning")
+    subject = open_subject("demo/digits-vgg")
+    scores = Scores("x", {g.id: -torch.arange(g.units).double() for g in subject.trace.groups})
+    plan = plan_uniform(subject.trace, scores, 0.4)
+    from core.export.papers import ratios
+    from core.export.recipe import describe
+
+    pruned = prune_model(subject.loaded.module, subject.trace, plan)
+    recipe = describe(pruned, plan, subject.loaded, subject.trace, None, None)
+    told = ratios(recipe, subject.loaded.module)["torch_pruning"]
+    module = prune_model(subject.loaded.module, subject.trace, Plan({}))
+    layers = dict(module.named_modules())
+    pruner = tp.pruner.MagnitudePruner(
+        module, subject.loaded.example, tp.importance.MagnitudeImportance(),
+        ignored_layers=[layers[name] for name in told["ignored_layers"]] + [layers["classifier"]],
+        pruning_ratio_dict={layers[name]: ratio for name, ratio in told["pruning_ratio_dict"].items()},
+    )  # fmt: skip
+    pruner.step()
+    found = {name: layer.out_channels for name, layer in module.named_modules() if isinstance(layer, torch.nn.Conv2d)}
+    ours = {name: layer.out_channels for name, layer in pruned.named_modules() if isinstance(layer, torch.nn.Conv2d)}
+    assert found == ours
+
+
+def test_the_report_stands_alone(folder: Path) -> None:
+    text = write_report(folder).read_text()
+    assert not re.search(r"(src|href)\s*=|https?://|<script|@import|url\(", text)
+    assert text.count("<svg") == 3 and "Not verified yet" in text
+    assert "<b>x</b>" not in text and "&lt;b&gt;x&lt;/b&gt;" in text
+    for words in ("Accuracy", "Latency", "Kept channels by layer", "torch", "50.0 % [40.0, 60.0]", "from model import"):
+        assert words in text
+    (folder / "verification.json").write_text(json.dumps({"ok": False, "message": "model.py differs.", "files": []}))
+    assert 'bad">model.py differs.' in write_report(folder).read_text()
+    (folder / "verification.json").unlink()
+
+
+def test_a_recipe_is_refused_where_it_does_not_belong(folder: Path, subject: Subject, tmp_path: Path) -> None:
+    found = apply_recipe(folder)
+    assert found.exact and found.repair == "none"
+    other = open_subject("demo/digits-vgg").loaded
+    with pytest.raises(ExportError, match="made on other weights"):
+        apply_recipe(folder, other)
+    with pytest.raises(ExportError, match="another network"):
+        apply_recipe(folder, other, any_weights=True)
+    recipe = json.loads((folder / "recipe.json").read_text())
+    for change, words in (
+        ({"plan": {"kept": "all"}}, "no plan"),
+        ({"model": None}, "names no network"),
+        ({"format": 99}, "Update"),
+        ({"model": {**recipe["model"], "weights": "mine.pt"}}, "Give them"),
+        ({"method": {"repair": "weights"}}, "trained after the cut"),
+    ):
+        (tmp_path / "recipe.json").write_text(json.dumps({**recipe, **change}))
+        with pytest.raises(ExportError, match=words):
+            apply_recipe(tmp_path)
+
+
+def images(subject: Subject, path: Path) -> None:
+    """Calibration images as a training file: uint8, N x H x W x C."""
+    part = subject.data.calibration.take(torch.arange(600))
+    mean, std = (torch.tensor(values).reshape(1, -1, 1, 1) for values in (part.mean, part.std))
+    pixels = ((part.images * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
+    np.savez(path, images=pixels.permute(0, 2, 3, 1).numpy(), labels=part.labels.numpy())
+
+
+def test_the_script_trains_resumes_and_its_result_comes_home(
+    folder: Path, subject: Subject, plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PRUNESCOPE_HOME", str(tmp_path / "home"))
+    images(subject, tmp_path / "images.npz")
+    out = tmp_path / "finetuned.safetensors"
+
+    def train(*words: str) -> list[dict[str, Any]]:
+        command = [sys.executable, "-B", "finetune.py", "--data", str(tmp_path / "images.npz"), "--out", str(out),
+                   "--batch", "20", "--device", "cpu", "--shift", "0", *words]  # fmt: skip
+        done = subprocess.run(
+            command, cwd=folder, env={"OMP_NUM_THREADS": "1", "PATH": ""}, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return [json.loads(line) for line in done.stdout.splitlines()]
+
+    first = train("--epochs", "2")
+    assert first[0]["device"] == "cpu" and [line.get("epoch") for line in first[1:]] == [1, 2, None]
+    assert first[-1]["best"] >= first[0]["start"]
+    more = train("--epochs", "3", "--resume")
+    assert [line.get("epoch") for line in more[1:]] == [3, None]
+
+    name = take_back(out, subject, plan)
+    module, _ = build_any(subject, plan, name)
+    cut = prune_model(subject.loaded.module, subject.trace, plan)
+    assert fingerprint_state(module.state_dict()) != fingerprint_state(cut.state_dict())
+    part = subject.data.selection
+    assert evaluate_model(module, part).value > evaluate_model(cut, part).value + 0.2
+    with pytest.raises(LoadError, match="another plan"):
+        take_back(out, subject, Plan({}))
+    with pytest.raises(LoadError, match="does not fit"):
+        take_back(Path("assets/demos/digits-resnet.safetensors").resolve(), subject, plan)
+
+
+def test_nothing_from_a_recipe_becomes_code() -> None:
+    text = training_script({"plan": {"key": '"; import os; os.abort() #'}})
+    assert "os.abort" not in text
+    compile(text, "finetune.py", "exec")
