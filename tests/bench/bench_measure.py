@@ -2,9 +2,10 @@
 
 The naive way builds a pruned copy for every point and evaluates all images with it, in batches of 128: with our own
 surgery, unchecked; with Torch-Pruning where it is installed; and with masks, at full width. All do the same points on
-the same images in one run, the scan once before and once after; the values must be equal. The lower bound is the
-arithmetic of the partial re-runs at the rate at which this machine does the dense network's convolutions and products
-alone, measured in the same run. Times are wall clock and, for machines that are shared, CPU time.
+the same images in one run, and in turns: whenever the scan has come a little further, it waits for the next naive
+point, so that other work on the machine hits all alike. The values must be equal. The lower bound is the arithmetic of
+the partial re-runs at the rate at which this machine does the dense network's convolutions and products alone, taken in
+the same turns. Times are wall clock and, for machines that are shared, CPU time.
 
 `--ranking`: how well a scan that was stopped at 30 % of its work ranks the groups, as Spearman correlations with the
 whole scan: by what the page shows (how much of each group can go within a limit) and by the loss at each width.
@@ -21,9 +22,10 @@ import statistics
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
@@ -36,7 +38,7 @@ from torch import nn
 from core.apply import mask_model, prune_model
 from core.curves import Limit, rank_groups
 from core.load import load_data, load_model
-from core.measure.forks import ForkEngine
+from core.measure.forks import Fork, ForkEngine
 from core.measure.importance import score_channels
 from core.measure.sensitivity import Sensitivity, _batch_size, _chosen_groups, _plan_forks, scan_sensitivity
 from core.records import ImageData, Plan, Scores, Trace
@@ -49,8 +51,11 @@ FRACTIONS = tuple(round(0.1 * step, 1) for step in range(1, 10))
 EVALUATION_BATCH = 128
 PEER = "Torch-Pruning"  # may differ: behind a shortcut that pads with zeros it removes other channels
 EFFORT = 0.3
+RATES = 24  # samples of the machine's rate
 TIMES_FASTER = {"cifar/resnet56": 4.0, "torchvision/resnet50": 3.0}
 WITHIN_BOUND, TIMES_SOONER = 1.5, 20.0
+Job = Callable[[], None]
+Seconds = tuple[float, float]  # of wall clock, of CPU
 LIMITS = (Limit("accuracy", 0.01), Limit("loss", 0.1))  # what the page starts with
 
 
@@ -68,9 +73,18 @@ class Times:
         self.wall.append(time.perf_counter() - wall)
         self.cpu.append(time.process_time() - cpu)
 
-    def __str__(self) -> str:
-        spread = f" ({min(self.wall):.2f} to {max(self.wall):.2f})" if len(self.wall) > 1 else ""
-        return f"{statistics.median(self.wall):8.2f} s wall{spread}, {statistics.median(self.cpu):.2f} s CPU"
+
+@dataclass
+class Naive:
+    """What one naive way did: its times, point by point, its answers, and the share of all points that it did."""
+
+    times: Times = field(default_factory=Times)
+    found: dict[tuple[str, int], tuple[int, float]] = field(default_factory=dict)
+    share: float = 1.0
+
+    def whole(self) -> tuple[float, float]:
+        """Seconds of wall clock and of CPU for all points."""
+        return sum(self.times.wall) / self.share, sum(self.times.cpu) / self.share
 
 
 @dataclass
@@ -124,14 +138,18 @@ def evaluate(module: nn.Module, data: ImageData) -> tuple[int, float]:
     return correct, loss / len(data)
 
 
-def naive(case: Case, way: Callable[..., nn.Module], every: int = 1) -> dict[tuple[str, int], tuple[int, float]]:
-    """(group, units kept) -> answers of a copy built for that point alone. every: only each so-many-th point."""
-    found = {}
+def naive_jobs(case: Case, name: str, way: Callable[..., nn.Module], every: int, took: Naive) -> list[Job]:
+    """A job for each so-many-th point: the answers of a copy built for that point alone."""
     forks = _plan_forks(_chosen_groups(case.trace, case.groups), case.scores, FRACTIONS, Plan({}))
-    for fork in forks[::every]:
-        copy = way(case.trace.module, case.trace, Plan({fork.group.id: fork.kept}))
-        found[fork.group.id, len(fork.kept)] = evaluate(copy, case.data)
-    return found
+
+    def job(fork: Fork) -> None:
+        with took.times.running():
+            copy = way(case.trace.module, case.trace, Plan({fork.group.id: fork.kept}))
+            took.found[fork.group.id, len(fork.kept)] = evaluate(copy, case.data)
+
+    chosen = forks[every // 2 :: every] or forks[:1]
+    took.share = len(chosen) / len(forks)
+    return [partial(job, fork) for fork in chosen]
 
 
 def pruned(module: nn.Module, trace: Trace, plan: Plan) -> nn.Module:
@@ -165,22 +183,31 @@ def ways() -> dict[str, tuple[Callable[..., nn.Module], int]]:
     return found
 
 
-def scan(case: Case, times: Times, first: list[float]) -> Sensitivity:
-    """One whole scan. first: seconds until every group had a curve, wall clock and CPU."""
-    began, cpu = time.perf_counter(), time.process_time()
-    told: list[float] = []
+def scan(case: Case, jobs: Sequence[Job]) -> tuple[Sensitivity, Seconds, Seconds]:
+    """One whole scan with ``jobs`` done in turns with it. Gives its curves, its own seconds (wall clock, CPU), and its
+    seconds until every group had a curve."""
+    began, away = (time.perf_counter(), time.process_time()), [0.0, 0.0]
+    waiting = list(jobs)
+    told: list[Seconds] = []
 
-    def watch(_: float, __: str, partial: Sensitivity | None = None) -> None:
+    def own() -> Seconds:
+        return time.perf_counter() - began[0] - away[0], time.process_time() - began[1] - away[1]
+
+    def watch(done: float, _: str = "", partial: Sensitivity | None = None) -> None:
         if partial is not None and not told and len(partial.points) == len(case.groups):
-            told.extend((time.perf_counter() - began, time.process_time() - cpu))
+            told.append(own())
+        while waiting and 1 - done < (len(waiting) - 0.5) / len(jobs):
+            wall, cpu = time.perf_counter(), time.process_time()
+            waiting.pop(0)()
+            away[0] += time.perf_counter() - wall
+            away[1] += time.process_time() - cpu
 
-    with times.running():
-        found = scan_sensitivity(
-            case.trace, case.data, FRACTIONS, case.scores, groups=case.groups, on_progress=watch,
-            model_fingerprint="bench", data_fingerprint="bench",
-        )  # fmt: skip
-    first[:] = told
-    return found
+    found = scan_sensitivity(
+        case.trace, case.data, FRACTIONS, case.scores, groups=case.groups, on_progress=watch,
+        model_fingerprint="bench", data_fingerprint="bench",
+    )  # fmt: skip
+    watch(1.0)
+    return found, own(), told[0]
 
 
 def compare(found: Sensitivity, expected: dict[tuple[str, int], tuple[int, float]], images: int) -> tuple[int, float]:
@@ -193,33 +220,44 @@ def compare(found: Sensitivity, expected: dict[tuple[str, int], tuple[int, float
     return wrong, worst
 
 
-def lower_bound(case: Case) -> tuple[float, float]:
-    """(multiply-adds of all partial re-runs and one dense pass, the machine's multiply-adds per second)."""
-    batch = _batch_size(case.trace, None, len(case.data))
-    images = case.data.images[:batch]
-    engine = ForkEngine(
-        case.trace, _plan_forks(_chosen_groups(case.trace, case.groups), case.scores, FRACTIONS, Plan({})), narrow=True
-    )
-    work = sum(engine.macs(images).values())
-    forked = engine._on(images)
-    program, macs = forked.program, forked.runs.dense_macs
-    with torch.inference_mode():
-        env, calls = program.begin(images), []
-        for index, line in enumerate(program.lines):
-            if macs[index]:
-                args = line.args.copy()
-                for place, slot in line.refs:
-                    args[place] = env[slot] if env[slot].is_mkldnn else env[slot].clone()
-                calls.append((line.op, args, {} if line.plus is None else {"plus": env[line.plus].clone()}))
-            line.run(env, 0)
-        seconds = []
-        for _ in range(5):
-            began = time.process_time()
-            for op, args, named in calls:
-                op(*args, **named)
-            seconds.append(time.process_time() - began)
-    dense = sum(macs) / batch
-    return (work + dense) * len(case.data), sum(macs) / statistics.median(seconds[1:])
+class LowerBound:
+    """``work``: multiply-adds of all partial re-runs and one dense pass. ``sample`` takes the machine's rate."""
+
+    def __init__(self, case: Case) -> None:
+        batch = _batch_size(case.trace, None, len(case.data))
+        images = case.data.images[:batch]
+        forks = _plan_forks(_chosen_groups(case.trace, case.groups), case.scores, FRACTIONS, Plan({}))
+        engine = ForkEngine(case.trace, forks, narrow=True)
+        forked = engine._on(images)
+        program, macs = forked.program, forked.runs.dense_macs
+        self.macs = sum(macs)
+        self.work = (sum(engine.macs(images).values()) + self.macs / batch) * len(case.data)
+        self.calls: list[tuple[Callable[..., object], list[object], dict[str, torch.Tensor]]] = []
+        self.seconds: list[float] = []
+        with torch.inference_mode():
+            env = program.begin(images)
+            for index, line in enumerate(program.lines):
+                if macs[index]:
+                    args = line.args.copy()
+                    for place, slot in line.refs:
+                        args[place] = env[slot] if env[slot].is_mkldnn else env[slot].clone()
+                    plus = {} if line.plus is None else {"plus": env[line.plus].clone()}
+                    self.calls.append((line.op, args, plus))
+                line.run(env, 0)
+        self.sample()
+        self.seconds.clear()
+
+    @torch.inference_mode()
+    def sample(self) -> None:
+        began = time.process_time()
+        for op, args, named in self.calls:
+            op(*args, **named)
+        self.seconds.append(time.process_time() - began)
+
+    @property
+    def rate(self) -> float:
+        """Multiply-adds per second."""
+        return self.macs / statistics.median(self.seconds)
 
 
 class PeakMemory(threading.Thread):
@@ -239,60 +277,43 @@ class PeakMemory(threading.Thread):
             self.peak = max(self.peak, self.now())
 
 
-def ratio(a: Times, b: Times, share: float = 1.0) -> str:
-    wall = statistics.median(a.wall) / share / statistics.median(b.wall)
-    return f"{wall:.2f}x wall, {statistics.median(a.cpu) / share / statistics.median(b.cpu):.2f}x CPU"
+def mixed(rows: Sequence[Sequence[Job]]) -> list[Job]:
+    """All rows in one, each spread evenly."""
+    placed = [((at + 0.5) / len(row), number, job) for number, row in enumerate(rows) for at, job in enumerate(row)]
+    return [job for _, _, job in sorted(placed, key=lambda one: one[:2])]
 
 
-def bench(case: Case, threads: int, every: int, *, once: bool) -> bool:
+def bench(case: Case, threads: int, every: int) -> bool:
     torch.set_num_threads(threads)
     print(f"\n{case.name}: {len(case.groups)} groups x {len(FRACTIONS)} fractions x {len(case.data)} images, "
           f"{threads} thread{'s' if threads > 1 else ''}, load {os.getloadavg()[0]:.1f}", flush=True)  # fmt: skip
-    ours = Times()
-    first: list[float] = []
-    memory = PeakMemory() if Path("/proc/self/statm").exists() else None
-    if memory:
-        memory.start()
-    work, rate = lower_bound(case)
-    found = scan(case, ours, first)
-    if memory:
-        memory.over.set()
-        print(f"  memory over the model and images    {(memory.peak - memory.before) / 2**30:.2f} GiB")
-    took: dict[str, tuple[Times, float]] = {}
-    equal, points = True, sum(len(points) - 1 for points in found.points.values())
-    for name, (way, fewer) in ways().items():
-        times = Times()
-        with times.running():
-            expected = naive(case, way, every * fewer)
-        took[name] = times, len(expected) / points
-        wrong, worst = compare(found, expected, len(case.data))
-        print(f"  values beside {name:<14}        {wrong} of {len(expected)} counts differ, losses within {worst:.1e}")
+    bound = LowerBound(case)
+    took = {name: Naive() for name in ways()}
+    rows = [naive_jobs(case, name, way, every * fewer, took[name]) for name, (way, fewer) in ways().items()]
+    found, ours, first = scan(case, mixed([*rows, [bound.sample] * RATES]))
+    print(f"  scan                        {ours[0]:9.2f} s wall {ours[1]:9.2f} s CPU", flush=True)
+    equal = True
+    for name, one in took.items():
+        whole = one.whole()
+        wrong, worst = compare(found, one.found, len(case.data))
         equal &= name == PEER or (wrong == 0 and worst < 1e-5)
-    again = lower_bound(case)[1]
-    if not once:
-        scan(case, ours, first)
-    bound = work / statistics.median([rate, again])
-    print(f"  scan                                {ours}")
-    for name, (times, share) in took.items():
-        print(f"  {name:<14} {share:5.0%} of points  {times};  naive / scan {ratio(times, ours, share)}")
-    print(f"  lower bound                         {bound:8.2f} s CPU at {rate / 1e9:.1f} and {again / 1e9:.1f} GMAC/s; "
-          f"scan / bound {statistics.median(ours.cpu) / bound:.2f}")  # fmt: skip
-    for name, (times, share) in took.items():
-        most = statistics.median(times.cpu) / share / bound
-        print(f"  {name:<14} over the bound       {most:8.2f}: re-runs at this rate cannot be faster than that")
-    times, share = took["pruned copies"]
-    sooner = statistics.median(times.cpu) / share / first[1]
-    print(f"  first curves of all groups          {first[0]:8.2f} s wall, {first[1]:.2f} s CPU; "
-          f"{sooner:.0f}x sooner (CPU) than the naive one ends; load {os.getloadavg()[0]:.1f}", flush=True)  # fmt: skip
-    faster = statistics.median(times.cpu) / share / statistics.median(ours.cpu)
-    bars = {
-        "equal values": equal,
-        f"{TIMES_FASTER.get(case.name, 0):g} times faster than pruned copies": faster >= TIMES_FASTER.get(case.name, 0),
-        f"within {WITHIN_BOUND:g} of the bound": statistics.median(ours.cpu) / bound <= WITHIN_BOUND,
-        f"first curves {TIMES_SOONER:g} times sooner": sooner >= TIMES_SOONER,
-    }
-    told = (f"{name}: {'met' if met else 'MISSED'}" for name, met in bars.items() if not name.startswith("0 times"))
-    print(f"  bars, by CPU time                   {'; '.join(told)}", flush=True)
+        print(f"  {name:<16} {one.share:4.0%} of it {whole[0]:9.2f} s wall {whole[1]:9.2f} s CPU, as whole;  "
+              f"naive / scan {whole[0] / ours[0]:.2f}x wall, {whole[1] / ours[1]:.2f}x CPU")  # fmt: skip
+        print(f"                              {wrong} of {len(one.found)} counts differ, losses within {worst:.1e}")
+    least = bound.work / bound.rate
+    print(f"  lower bound                             {least:9.2f} s CPU at {bound.rate / 1e9:.1f} GMAC/s")
+    print(f"  scan / bound {ours[1] / least:.2f};  naive / bound, which no scan by such re-runs can exceed: "
+          + ", ".join(f"{name} {one.whole()[1] / least:.2f}" for name, one in took.items()))  # fmt: skip
+    whole = took["pruned copies"].whole()[1]
+    print(f"  first curves of all groups  {first[0]:9.2f} s wall {first[1]:9.2f} s CPU, {whole / first[1]:.0f} times "
+          f"sooner (CPU) than the naive way ends; load {os.getloadavg()[0]:.1f}")  # fmt: skip
+    wanted = TIMES_FASTER.get(case.name)
+    bars = {"equal values": equal, f"within {WITHIN_BOUND:g} of the bound": ours[1] / least <= WITHIN_BOUND,
+            f"first curves {TIMES_SOONER:g} times sooner": whole / first[1] >= TIMES_SOONER}  # fmt: skip
+    if wanted is not None:
+        bars[f"{wanted:g} times faster than pruned copies"] = whole / ours[1] >= wanted
+    told = (f"{name} {'met' if met else 'MISSED'}" for name, met in bars.items())
+    print(f"  bars, by CPU: {'; '.join(told)}", flush=True)
     return equal
 
 
@@ -345,7 +366,6 @@ def main() -> int:
     parser.add_argument("--groups", type=int, help="only so many, spread over the network")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--every", type=int, default=1, help="naive way on each so-many-th point only")
-    parser.add_argument("--once", action="store_true", help="no second scan after the naive one")
     parser.add_argument("--inside", action="store_true", help="only groups inside blocks, not those across shortcuts")
     parser.add_argument("--write-docs", action="store_true", help="keep what is printed in assets/bench/measure.md")
     parser.add_argument("--ranking", action="store_true", help="only: what an early stop says of the ranking")
@@ -360,7 +380,7 @@ def main() -> int:
         elif case is not None:
             for threads in asked.threads:
                 with kept("Scan", f"{name}, {threads} thread{'s' * (threads > 1)}", wanted=asked.write_docs):
-                    good &= bench(case, threads, asked.every, once=asked.once)
+                    good &= bench(case, threads, asked.every)
     return 0 if good else 1
 
 
