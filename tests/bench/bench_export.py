@@ -12,7 +12,9 @@ half of every group removed by weight-l2:
 - the dense network's .pt2 is opened as data, without its source; the same plan is cut there, must compute what the
   network cut from source computes (1e-4), and is written and verified once more.
 
-`--write` keeps the table in assets/bench/export.md. Exits with an error when a bar is missed. About a minute per net.
+`--write` keeps the table in assets/bench/export.md. `--keep=FILE` adds a line of JSON per network to FILE and leaves
+out those that are there already, so that a run can be gone on with. Exits with an error when a bar is missed. A
+network takes about a minute of processor time.
 """
 
 from __future__ import annotations
@@ -70,14 +72,20 @@ def main(arguments: list[str]) -> int:
         print("Left out for want of ../shared:", *[name for name in names if name in CIFAR])
         names = [name for name in names if name not in CIFAR]
     os.environ["PRUNESCOPE_HOME"] = tempfile.mkdtemp()
+    keep = next((Path(one.partition("=")[2]) for one in arguments if one.startswith("--keep=")), None)
     rows: list[dict[str, Any]] = []
-    begun = time.perf_counter()
-    for name in names:
+    if keep is not None and keep.exists():
+        rows = [json.loads(line) for line in keep.read_text(encoding="utf-8").splitlines()]
+    for name in [name for name in names if name not in {row["name"] for row in rows}]:
         rows.append(measure(name))
         print(json.dumps(rows[-1]), flush=True)
+        if keep is not None:
+            with keep.open("a", encoding="utf-8") as file:
+                print(json.dumps(rows[-1]), file=file)
         if write:
+            rows.sort(key=lambda row: (*DEMOS, *CIFAR, *TORCHVISION).index(row["name"]))
             TABLE.parent.mkdir(parents=True, exist_ok=True)
-            TABLE.write_text(table(rows, time.perf_counter() - begun), encoding="utf-8")
+            TABLE.write_text(table(rows), encoding="utf-8")
     shutil.rmtree(os.environ["PRUNESCOPE_HOME"])
     bad = [f"{row['name']}: {fault}" for row in rows for fault in row["faults"]]
     print(f"{len(rows)} networks, {len(bad)} faults.", *bad, sep="\n")
@@ -180,8 +188,10 @@ def without_source(row: dict[str, Any], folder: Path, loaded: LoadedModel, plan:
     row["faults"] += [] if report.ok else [report.message]
 
 
-def table(rows: list[dict[str, Any]], seconds: float) -> str:
+def table(rows: list[dict[str, Any]]) -> str:
     """The whole page as Markdown."""
+    seconds = sum(row["seconds"] for row in rows)
+    left = [name for name in (*DEMOS, *CIFAR, *TORCHVISION) if name not in {row["name"] for row in rows}]
     faults = sum(len(row["faults"]) for row in rows)
     lines = [
         "# Export: every format, reloaded and compared",
@@ -201,6 +211,8 @@ def table(rows: list[dict[str, Any]], seconds: float) -> str:
     ]
     lines += [_line(row) for row in rows]
     bad = [f"- {row['name']}: {fault}" for row in rows for fault in row["faults"]]
+    if left:
+        lines += ["", f"Not measured yet: {', '.join(left)}."]
     return "\n".join([*lines, "", *(["Faults:", "", *bad] if bad else ["No faults."]), ""])
 
 
@@ -211,11 +223,11 @@ def _line(row: dict[str, Any]) -> str:
         row["accuracy"] == [row["expected"]]) else "differs"  # fmt: skip
     sizes = ", ".join(f"{row['size'][name]:.3f}" for name in OVERHEAD)
     exact = ("yes" if row["recipe_exact"] else "no") + ("" if row["repair"] == "none" else ", repair included")
-    opened_ = f"{row.get('opened_error', float('nan')):.0e}, {'yes' if row.get('opened_ok') else 'no'}"
+    error, fine = row.get("opened_error", float("nan")), "yes" if row.get("opened_ok") else "no"
     before, after = row["params"]
     return (
-        f"| {row['name']} | {before:,} to {after:,} | {row['formats']} | {row['error']:.0e} | {row['onnx_error']:.0e} | "
-        f"{accuracy} | {sizes} | {exact} | {opened_} | {row['seconds']:.0f} |"
+        f"| {row['name']} | {before:,} to {after:,} | {row['formats']} | {row['error']:.0e} | {row['onnx_error']:.0e} |"
+        f" {accuracy} | {sizes} | {exact} | {error:.0e}, {fine} | {row['seconds']:.0f} |"
     )
 
 
