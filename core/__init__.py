@@ -34,6 +34,8 @@ _HOME = {
     "core.export": "Applied apply_recipe export_model how_to_load list_formats load_exported verify_export",
     "core.homecoming": "take_back take_back_upload",
     "core.inventory": "LayerRow class_counts layer_rows part_sizes sample_pictures summarise_trace",
+    "core.learn.answers": "Progress answered goal_met gone_on judge may_go_on options_of",
+    "core.learn.lesson": "Lesson LessonStep filled find_lesson list_lessons",
     "core.load": "list_data list_families list_models load_data load_model sanitise_weights",
     "core.measure.cost": "LatencyTable build_latency_table count_cost measure_latency predict_latency",
     "core.measure.cost.staircase": "Staircase latency_staircase",

@@ -53,6 +53,7 @@ VERBS: dict[str, Verb] = {
     "evaluate_plan": Verb("core.tasks:evaluate_plan", quick=True, title="measuring a plan"),
     "portrait": Verb("core.portraits:portrait", quick=True, title="looking at a channel"),
     "score": Verb("core.tasks:score", quick=True, title="scoring channels"),
+    "lesson": Verb("core.learn.facts:compute", quick=True, title="measuring for a lesson"),
     "scan": Verb("core.tasks:scan", title="the sensitivity scan", resumes=True),
     "taylor_curves": Verb("core.tasks:taylor_curves", title="the Taylor estimate"),
     "propose": Verb("core.proposal:propose_plan", title="the search for a plan"),

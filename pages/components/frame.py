@@ -56,6 +56,7 @@ STAGES = (
     Stage("pages/5_Recover.py", "Recover", "Win back what the cut lost.", ":material/healing:", strip=True),
     Stage("pages/6_Compare.py", "Compare", "Put plans side by side.", ":material/compare_arrows:"),
     Stage("pages/7_Export.py", "Export", "Take away a smaller network that is verified.", ":material/download:"),
+    Stage("pages/8_Learn.py", "Learn", "Lessons on the network at hand.", ":material/school:"),
 )
 STAGE = {stage.title: stage for stage in STAGES}
 

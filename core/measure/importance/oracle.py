@@ -7,9 +7,9 @@ from torch import Tensor
 
 from core.errors import Cancelled, MeasureError, TraceError
 from core.measure.forks import Fork, ForkEngine, Latch
-from core.measure.importance.criteria import CRITERIA, Criterion, Request
+from core.measure.importance.criteria import CRITERIA, Criterion, Progress, Request, Stop
 from core.measure.walk import batches, example_losses, require_images
-from core.records import Group
+from core.records import Group, ImageData, Trace
 from core.registry import Row
 
 CHANGES = ("signed", "absolute", "squared")
@@ -38,6 +38,16 @@ def oracle(request: Request) -> dict[str, Tensor]:
     if change == "absolute":
         return {name: values.abs() for name, values in total.items()}
     return {name: values.square() for name, values in total.items()} if change == "squared" else total
+
+
+def unit_losses(
+    trace: Trace, data: ImageData, group: Group, *, batch_size: int = 64, on_progress: Progress | None = None,
+    cancelled: Stop | None = None,
+) -> Tensor:  # fmt: skip
+    """The oracle's signed values of one group alone, in nats: float64 (units,). Raises as ``oracle`` does."""
+    forks = single_unit_forks(group)
+    losses, dense = _losses(Request(trace, data, 0, batch_size, {}, on_progress, cancelled), forks)
+    return torch.tensor([(losses[fork] - dense) / len(data) for fork in forks], dtype=torch.float64)
 
 
 def single_unit_forks(group: Group) -> list[Fork]:

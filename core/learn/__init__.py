@@ -1,0 +1,1 @@
+"""Lessons: texts from assets/texts/lessons, filled with numbers of the network at hand, and answers judged by them."""

@@ -1,0 +1,185 @@
+"""The numbers a lesson speaks of, computed of the network at hand by the same functions that every page uses.
+
+Facts are plain JSON: numbers, words, lists to draw. A row of FACTS per lesson.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from core.errors import CoreError
+from core.measure.cost import count_cost
+from core.measure.importance import score_channels
+from core.measure.importance.agreement import spearman
+from core.measure.importance.oracle import unit_losses
+from core.measure.sensitivity import Sensitivity
+from core.records import Group, Plan, Trace
+from core.shelf import find_result
+from core.store import open_store
+from core.subject import Subject, open_subject
+from core.tasks import Progress, Stop, scan_subject, score_subject
+
+Facts = dict[str, Any]
+MOST_UNITS = 64  # of the group that a lesson takes: the true loss of every channel must be there in seconds
+IMAGES = 128  # for a lesson's true losses
+HALF = 0.5
+NORMAL_95 = 1.959964  # 95 % of a normal distribution lie within so many standard deviations
+CHANCE, WORDS = "random", {"random": "chance", "weight-l2": "the L2 norm of the filter", "taylor": "Taylor's estimate"}
+
+
+def facts_of(
+    lesson: str, subject: Subject, on_progress: Progress | None = None, cancelled: Stop | None = None
+) -> Facts:
+    """The facts of row ``lesson`` of FACTS. Raises CoreError when this network has nothing the lesson could show."""
+    if not subject.trace.prunable:
+        raise CoreError("No channel of this network may leave, so there is nothing to learn on it. Open another one.")
+    return FACTS[lesson](subject, on_progress, cancelled)
+
+
+def compute(model: str, weights: str, data: str, lesson: str, on_progress: Progress, cancelled: Stop) -> Facts:
+    """``facts_of`` for what a worker opens."""
+    return facts_of(lesson, open_subject(model, weights, data), on_progress, cancelled)
+
+
+def middle_group(trace: Trace) -> Group:
+    """A prunable group to learn on: with readers, with few enough units, from the last third of the network, where
+    trying every channel costs little."""
+    groups = [group for group in trace.prunable if group.gather_of is None and group.by_role("consumer")]
+    small = [group for group in groups if 4 <= group.units <= MOST_UNITS] or groups or list(trace.prunable)
+    return small[2 * len(small) // 3]
+
+
+def channel(subject: Subject, on_progress: Progress | None, cancelled: Stop | None) -> Facts:
+    """What one channel costs, layer by layer: in its own and in those that read it."""
+    trace = subject.trace
+    group = middle_group(trace)
+    one, half = (Plan({group.id: tuple(range(left))}) for left in (group.units - 1, group.units // 2))
+    dense, fewer, halved = count_cost(trace), count_cost(trace, one), count_cost(trace, half)
+    saved = {name: cost.macs - fewer.per_layer[name].macs for name, cost in dense.per_layer.items()}
+    made, read = group.layers[0], [member.layer for member in group.by_role("consumer")]
+    own, others = saved[made], sum(count for name, count in saved.items() if name != made)
+    layer: Any = subject.loaded.module.get_submodule(made)
+    weight = layer.weight
+    places = trace.tape.shapes
+    area = next(
+        (places[step.outputs[0]][2:] for step in trace.tape.steps
+         if any(trace.tape.state.get(slot) == f"{made}.weight" for slot in step.reads)), (),
+    )  # fmt: skip
+    return {
+        "layer": made, "readers": ", ".join(read), "units": group.units, "inputs": int(weight.shape[1]),
+        "kernel": " x ".join(map(str, weight.shape[2:])) or "1", "taps": int(weight[0, 0].numel()),
+        "area": " x ".join(map(str, area)) or "1", "places": int(torch.tensor(area).prod()) if area else 1,
+        "filter": int(weight[0].numel()), "macs": dense.macs, "layer_macs": dense.per_layer[made].macs,
+        "own": own, "others": others, "both": own + others, "share": (own + others) / dense.macs,
+        "answer": "both" if others else "own", "half": group.units - group.units // 2,
+        "half_macs": halved.macs / 1e6, "dense_macs": dense.macs / 1e6,
+        "half_own": dense.per_layer[made].macs - halved.per_layer[made].macs,
+        "rows": [[name, cost.macs, fewer.per_layer[name].macs, halved.per_layer[name].macs]
+                 for name, cost in dense.per_layer.items() if cost.macs],
+    }  # fmt: skip
+
+
+def _true_losses(subject: Subject, group: Group, on_progress: Progress | None, cancelled: Stop | None) -> Tensor:
+    """What the loss really does when each unit alone is hidden, in nats: the oracle of one group."""
+    few = subject.data.calibration.take(torch.arange(min(IMAGES, len(subject.data.calibration))))
+    return unit_losses(subject.trace, few, group, on_progress=on_progress, cancelled=cancelled)
+
+
+def norms(subject: Subject, on_progress: Progress | None, cancelled: Stop | None) -> Facts:
+    """The filter norms of one group beside what each channel's removal really does to the loss."""
+    group = middle_group(subject.trace)
+    true = _true_losses(subject, group, on_progress, cancelled)
+    sizes = score_channels(subject.trace, None, "weight-l2").scores[group.id]
+    by_loss, by_norm = torch.argsort(true, stable=True).tolist(), torch.argsort(sizes, stable=True).tolist()
+    smallest, least = by_norm[0], by_loss[0]
+    rank = by_loss.index(smallest) + 1
+    layer: Any = subject.trace.module.get_submodule(group.layers[0])
+    quarter = max(1, group.units // 4)
+    return {
+        "layer": group.layers[0], "units": group.units, "images": min(IMAGES, len(subject.data.calibration)),
+        "smallest": smallest, "smallest_norm": float(sizes[smallest]), "smallest_loss": float(true[smallest]),
+        "rank": rank, "quarter": quarter, "least": least, "least_loss": float(true[least]),
+        "least_norm": float(sizes[least]), "least_norm_rank": by_norm.index(least) + 1,
+        "answer": "first" if rank == 1 else "quarter" if rank <= quarter else "later",
+        "spearman": float(spearman(torch.stack([sizes, true]).numpy())[0, 1]),
+        "norms": sizes.tolist(), "losses": true.tolist(),
+        "weights": int(layer.weight[0].numel()),
+        "pick": str(least),
+        "candidates": [[str(unit), f"channel {unit}, norm {float(sizes[unit]):.3g}"]
+                       for unit in sorted({least, smallest, by_norm[-1], by_loss[-1], by_norm[group.units // 2]})],
+    }  # fmt: skip
+
+
+def sensitivity(subject: Subject, on_progress: Progress | None, cancelled: Stop | None) -> Facts:
+    """Three groups at half their width: how much accuracy each loses, and how sure that is."""
+    stored = find_result(open_store(), "scan", subject, criterion="taylor")
+    found = Sensitivity.from_dict(stored) if stored else scan_subject(subject, "taylor", on_progress, cancelled)
+    groups = [group for group in subject.trace.prunable if group.id in found.points and group.gather_of is None]
+    if len(groups) < 3:
+        raise CoreError("This lesson compares three groups of channels; this network has fewer. Open another one.")
+    by_fall = sorted(groups, key=lambda group: (found.accuracy(group.id, HALF), -found.loss(group.id, HALF)))
+    three = sorted([by_fall[0], by_fall[len(by_fall) // 2], by_fall[-1]], key=groups.index)
+    worst = by_fall[0]
+    images = found.images_used(worst.id, HALF)
+    low, high = found.interval(worst.id, HALF)
+    value = found.accuracy(worst.id, HALF)
+    width = (high - low) / 2
+    return {
+        "dense": found.dense.accuracy, "images": images, "answer": worst.id, "worst": worst.name, "value": value,
+        "low": low, "high": high, "width": width, "groups": [[group.id, group.name] for group in three],
+        "rows": [[group.name, found.accuracy(group.id, HALF), *found.interval(group.id, HALF)] for group in three],
+        "z": NORMAL_95, "interval_answer": "true", "narrow": width / 4, "wide": min(0.9, width * 6),
+        "needed": 4 * images,
+    }  # fmt: skip
+
+
+def coupled(subject: Subject, on_progress: Progress | None, cancelled: Stop | None) -> Facts:
+    """The group whose channels are made by the most layers, and all that leaves with one of them."""
+    groups = [group for group in subject.trace.prunable if group.gather_of is None]
+    group = max(groups, key=lambda one: (len(one.layers), len(one.members)))
+    by_role = {
+        role: list(dict.fromkeys(member.layer for member in group.by_role(role)))
+        for role in ("producer", "follower", "consumer")
+    }
+    alone = len(group.layers) == 1
+    return {
+        "layer": group.layers[0], "made": ", ".join(group.layers), "count": len(group.layers), "units": group.units,
+        "followers": ", ".join(name for name in by_role["follower"] if name not in group.layers) or "none",
+        "readers": ", ".join(by_role["consumer"]) or "none", "reader_count": len(by_role["consumer"]),
+        "answer": "follow" if alone else "added", "groups": len(groups),
+        "rows": [[role, name] for role, names in by_role.items() for name in names],
+        "touched": len({member.layer for member in group.members}),
+    }  # fmt: skip
+
+
+def taylor(subject: Subject, on_progress: Progress | None, cancelled: Stop | None) -> Facts:
+    """Three ways to rank the channels of one group, and how well each agrees with the true losses."""
+    group = middle_group(subject.trace)
+    true = _true_losses(subject, group, on_progress, cancelled)
+    ranked = {name: score_subject(subject, name, cancelled=cancelled).scores[group.id] for name in WORDS}
+    agreement = {
+        name: float(spearman(torch.stack([scores, true]).numpy())[0, 1]) for name, scores in ranked.items()
+    }  # fmt: skip
+    best = max(agreement, key=lambda name: agreement[name])
+    first = int(torch.argmin(ranked["taylor"]))
+    return {
+        "layer": group.layers[0], "units": group.units, "images": min(IMAGES, len(subject.data.calibration)),
+        "answer": best, "best": WORDS[best], "rows": [[WORDS[name], value] for name, value in agreement.items()],
+        **{name.replace("-", "_"): value for name, value in agreement.items()},
+        "first": first, "first_score": float(ranked["taylor"][first]), "first_loss": float(true[first]),
+        "first_loss_milli": 1000 * float(true[first]), "scores": ranked["taylor"].tolist(), "losses": true.tolist(),
+        "ways": [[name, words] for name, words in WORDS.items()],
+    }  # fmt: skip
+
+
+FACTS: dict[str, Callable[[Subject, Progress | None, Stop | None], Facts]] = {
+    "channel": channel,
+    "norms": norms,
+    "sensitivity": sensitivity,
+    "coupled": coupled,
+    "taylor": taylor,
+}

@@ -1,0 +1,118 @@
+"""The pictures of the lessons, drawn from a lesson's facts. A row of VIEWS per picture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import plotly.graph_objects as go
+import streamlit as st
+
+from pages.components import charts
+
+Facts = Mapping[str, Any]
+ROLES = {"producer": "makes them", "follower": "follows, channel by channel", "consumer": "reads them"}
+
+
+def show(view: str, facts: Facts, key: str) -> None:
+    """Draw ``view``; a table where there is nothing to plot."""
+    if view == "members":
+        rows = [{"Layer": name, "What it does with these channels": ROLES[role]} for role, name in facts["rows"]]
+        st.dataframe(rows, hide_index=True, width="stretch")
+        return
+    if view == "layer_costs":
+        _cost_table(facts)
+        return
+    st.plotly_chart(VIEWS[view](facts), key=key, config=charts.config(view))
+
+
+def _cost_table(facts: Facts) -> None:
+    touched = [row for row in facts["rows"] if row[1] != row[2]]
+    rest = [row for row in facts["rows"] if row[1] == row[2]]
+    rows = [_cost_row(f"{name}{' (makes it)' if name == facts['layer'] else ' (reads it)'}", *cost)
+            for name, *cost in touched]  # fmt: skip
+    if rest:
+        rows.append(_cost_row(f"{len(rest)} other layers", *(sum(row[at] for row in rest) for at in (1, 2, 3))))
+    rows.append(_cost_row("Whole network", *(sum(row[at] for row in facts["rows"]) for at in (1, 2, 3))))
+    st.dataframe(rows, hide_index=True, width="stretch")
+
+
+def _cost_row(name: str, dense: int, one: int, half: int) -> dict[str, str]:
+    return {
+        "Layer": name,
+        "MACs now": f"{dense:,}",
+        "One channel less": f"{one:,}",
+        "Saved": f"{dense - one:,}",
+    }
+
+
+def norm_scatter(facts: Facts) -> go.Figure:
+    """Filter norm against the true change of the loss, one dot per channel; the smallest norm stands out."""
+    return _scatter(
+        facts["norms"], facts["losses"], facts["smallest"], "smallest norm", "L2 norm of the filter",
+        f"Does a small filter mean a small loss? {facts['layer']}, {facts['images']} images",
+    )  # fmt: skip
+
+
+def taylor_scatter(facts: Facts) -> go.Figure:
+    """Taylor's estimate against the true change of the loss, one dot per channel."""
+    return _scatter(
+        facts["scores"], facts["losses"], facts["first"], "smallest estimate", "Taylor's estimate",
+        f"What Taylor guesses, and what happens: {facts['layer']}, {facts['images']} images",
+    )  # fmt: skip
+
+
+def _scatter(x: list[float], losses: list[float], special: int, words: str, axis: str, title: str) -> go.Figure:
+    figure = go.Figure()
+    for name, units, colour, symbol in (
+        ("channels", [unit for unit in range(len(x)) if unit != special], charts.CURVE, "circle"),
+        (words, [special], charts.FOCUS, "diamond"),
+    ):
+        figure.add_trace(
+            go.Scatter(
+                x=[x[unit] for unit in units],
+                y=[1000 * losses[unit] for unit in units],
+                customdata=units,
+                mode="markers",
+                marker={"color": colour, "size": 11 if symbol == "diamond" else 8, "symbol": symbol},
+                name=name,
+                hovertemplate="<b>channel %{customdata}</b><br>" + axis + " %{x:.3g}<br>loss changes by %{y:.2f} "
+                "thousandths<extra></extra>",
+            )
+        )
+    figure.add_hline(y=0, line={"color": charts.REFERENCE, "width": 1, "dash": "dot"})
+    charts.house(figure, title, "Measured: one channel hidden at a time, everything else dense", 400)
+    figure.update_xaxes(title_text=axis)
+    figure.update_yaxes(title_text="change of the loss, thousandths of a nat")
+    charts.legend_below(figure, 96)
+    return figure
+
+
+def three_groups(facts: Facts) -> go.Figure:
+    """Accuracy of three groups at half their width, with 95 % intervals."""
+    names, values = [row[0] for row in facts["rows"]], [100 * row[1] for row in facts["rows"]]
+    low = [value - 100 * row[2] for value, row in zip(values, facts["rows"], strict=True)]
+    high = [100 * row[3] - value for value, row in zip(values, facts["rows"], strict=True)]
+    figure = go.Figure(
+        go.Scatter(
+            x=values,
+            y=names,
+            mode="markers",
+            marker={"color": charts.CURVE, "size": 11},
+            error_x={"type": "data", "array": high, "arrayminus": low, "color": charts.CURVE, "thickness": 2},
+            hovertemplate="<b>%{y}</b><br>%{x:.1f} %<extra></extra>",
+            showlegend=False,
+        )
+    )
+    figure.add_vline(x=100 * facts["dense"], line={"color": charts.REFERENCE, "width": 1, "dash": "dot"})
+    charts.house(figure, "Half of one group's channels gone", "Measured; the dotted line is the whole network", 260)
+    figure.update_xaxes(title_text="accuracy, %", range=[0, 103])
+    figure.update_yaxes(autorange="reversed", automargin=True)
+    return figure
+
+
+VIEWS: dict[str, Callable[[Facts], go.Figure]] = {
+    "norm_scatter": norm_scatter,
+    "taylor_scatter": taylor_scatter,
+    "three_groups": three_groups,
+}

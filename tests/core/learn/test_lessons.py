@@ -1,0 +1,151 @@
+"""Lessons: their files are whole, their facts are core's own numbers, answers are judged by them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from core import count_cost, evaluate_model, mask_model
+from core.errors import CoreError
+from core.learn import facts as facts_module
+from core.learn import lesson as lesson_module
+from core.learn.answers import Progress, answered, goal_met, gone_on, judge, may_go_on, options_of
+from core.learn.facts import FACTS, facts_of, middle_group
+from core.learn.lesson import filled, find_lesson, list_lessons, places
+from core.measure.importance import score_channels
+from core.records import Plan
+from core.subject import Subject, open_subject
+
+LESSONS = [lesson.name for lesson in list_lessons()]
+
+
+@pytest.fixture(scope="module")
+def subject() -> Subject:
+    return open_subject("demo/digits-resnet")
+
+
+@pytest.fixture(scope="module")
+def known(subject: Subject) -> dict[str, dict]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(facts_module, "IMAGES", 24)
+        return {name: facts_of(name, subject) for name in FACTS}
+
+
+@pytest.mark.parametrize("name", LESSONS)
+def test_every_text_is_filled_and_every_answer_can_be_given(name: str, known: dict[str, dict]) -> None:
+    lesson = find_lesson(name)
+    facts = known.get(lesson.facts, {})
+    assert lesson.goal and 1 <= lesson.minutes <= 15 and lesson.reading
+    for number, step in enumerate(lesson.steps, start=1):
+        texts = [step.text, step.right, step.wrong, *(one.value for one in step.symbols), *step.options.values()]
+        for text in texts:
+            assert places(text) <= set(facts), (number, places(text) - set(facts))
+            filled(text, facts)
+        if step.kind in ("predict", "check"):
+            options = options_of(step, facts)
+            truth = facts[step.answer]
+            assert judge(step, str(truth) if options else truth, facts).right
+            assert (truth in options) if options else isinstance(truth, int | float)
+            assert len(options) != 1
+        if step.kind == "check":
+            assert step.right and step.wrong
+        if step.kind == "explain":
+            assert lesson.steps[step.about - 1].kind == "predict"
+            assert step.right and step.wrong
+        if step.kind == "formula":
+            assert step.formula and len(step.symbols) >= 2
+    assert lesson.steps[0].kind == "read" and lesson.steps[-1].kind in ("check", "desk")
+
+
+def test_the_cost_of_a_channel_is_what_counting_says(subject: Subject, known: dict[str, dict]) -> None:
+    facts, group = known["channel"], middle_group(subject.trace)
+    dense = count_cost(subject.trace)
+    one = count_cost(subject.trace, Plan({group.id: tuple(range(group.units - 1))}))
+    assert facts["both"] == dense.macs - one.macs == facts["own"] + facts["others"]
+    layer = subject.loaded.module.get_submodule(facts["layer"])
+    assert isinstance(layer, nn.Conv2d)
+    per_place = layer.weight[0].numel() * facts["units"]
+    assert facts["layer_macs"] == facts["places"] * per_place  # the formula that the lesson shows
+    assert sum(row[1] for row in facts["rows"]) == dense.macs
+    half = count_cost(subject.trace, Plan({group.id: tuple(range(group.units // 2))}))
+    assert facts["half_macs"] == half.macs / 1e6
+
+
+def test_true_losses_are_those_of_masked_networks(subject: Subject, known: dict[str, dict]) -> None:
+    facts, group = known["norms"], middle_group(subject.trace)
+    few = subject.data.calibration.take(torch.arange(24))
+    dense = evaluate_model(subject.loaded.module, few).loss
+    for unit in (facts["smallest"], facts["least"]):
+        plan = Plan({group.id: tuple(other for other in range(group.units) if other != unit)})
+        masked = evaluate_model(mask_model(subject.loaded.module, subject.trace, plan), few).loss
+        assert facts["losses"][unit] == pytest.approx(masked - dense, abs=2e-5)
+    assert min(facts["losses"]) == facts["least_loss"]
+    norms = score_channels(subject.trace, None, "weight-l2").scores[group.id]
+    assert facts["norms"] == norms.tolist() and min(facts["norms"]) == facts["smallest_norm"]
+    assert sorted(facts["losses"]).index(facts["smallest_loss"]) + 1 == facts["rank"]
+
+
+def test_coupled_layers_are_the_traces_own(subject: Subject, known: dict[str, dict]) -> None:
+    facts = known["coupled"]
+    group = next(group for group in subject.trace.prunable if group.layers[0] == facts["layer"])
+    assert facts["count"] == len(group.layers) > 1 and facts["answer"] == "added"
+    assert facts["touched"] == len({member.layer for member in group.members})
+    assert {(role, name) for role, name in facts["rows"]} == {(one.role, one.layer) for one in group.members}
+
+
+def test_the_three_groups_are_the_scans_own(subject: Subject, known: dict[str, dict]) -> None:
+    facts = known["sensitivity"]
+    worst = min(facts["rows"], key=lambda row: row[1])
+    assert worst[1] == facts["value"] and facts["low"] <= facts["value"] <= facts["high"]
+    assert facts["answer"] in [name for name, _ in facts["groups"]] and len(facts["rows"]) == 3
+
+
+def test_a_prediction_is_locked_and_a_check_must_pass(known: dict[str, dict]) -> None:
+    lesson, facts = find_lesson("channel"), known["channel"]
+    at = gone_on(Progress(), lesson)
+    assert at.step == 2 and not may_go_on(at, lesson, facts)
+    at = answered(at, lesson, 2, "none")
+    assert may_go_on(at, lesson, facts) and not judge(lesson.steps[1], "none", facts).right
+    assert answered(at, lesson, 2, "both").answers["2"] == "none"
+    for _ in range(4):
+        at = gone_on(at, lesson)
+    assert lesson.steps[at.step - 1].kind == "check" and not may_go_on(at, lesson, facts)
+    at = answered(at, lesson, at.step, facts["half_macs"] * 1.5)
+    assert not may_go_on(at, lesson, facts)
+    at = answered(at, lesson, at.step, facts["half_macs"] * 1.009)
+    assert may_go_on(at, lesson, facts)
+    at = gone_on(at, lesson)
+    assert at.done and Progress.from_dict(at.to_dict()) == at
+    assert Progress.from_dict("nonsense") == Progress()
+
+
+@pytest.mark.parametrize("given", ["somewhere", float("nan"), "12"])
+def test_an_answer_that_is_none_is_refused(given: object, known: dict[str, dict]) -> None:
+    lesson, facts = find_lesson("channel"), known["channel"]
+    step = lesson.steps[1] if given == "somewhere" else lesson.steps[-1]
+    with pytest.raises(CoreError, match=r"not one of the answers|number is asked"):
+        judge(step, given, facts)  # type: ignore[arg-type]
+
+
+def test_a_goal_is_met_limit_by_limit(subject: Subject) -> None:
+    dense, group = count_cost(subject.trace), middle_group(subject.trace)
+    now = count_cost(subject.trace, Plan({group.id: (0,)}))
+    share = now.macs / dense.macs
+    assert goal_met({"macs": share}, now, dense, None, None) == {"macs": True}
+    assert goal_met({"macs": share - 1e-6}, now, dense, None, None) == {"macs": False}
+    limits = {"accuracy_drop": 0.02}
+    assert goal_met(limits, now, dense, None, 0.95) == {"accuracy_drop": None}
+    assert goal_met(limits, now, dense, 0.93, 0.95) == {"accuracy_drop": True}
+    assert goal_met(limits, now, dense, 0.92, 0.95) == {"accuracy_drop": False}
+
+
+def test_a_broken_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "01-broken.toml").write_text('title = "x"\n[[step]]\nkind = "dance"\n', encoding="utf-8")
+    monkeypatch.setattr(lesson_module, "FOLDER", tmp_path)
+    with pytest.raises(CoreError, match=r"01-broken\.toml cannot be read.*(kind|goal|minutes)"):
+        list_lessons()
+    with pytest.raises(CoreError, match="was not computed"):
+        filled("{missing:.1f}", {})
