@@ -62,10 +62,9 @@ def scan_sensitivity(
     leave first. The values equal those of a pruned copy evaluated on the same images, but for rounding.
 
     The order of work: three widths of all groups on few images; then, on all, of each group the two neighbouring widths
-    between which it loses ``decision`` (share of accuracy); the first three on all; then widths where the intervals
-    beside them do not both say on which side of ``decision`` they are, and where curves bend; then everything.
-    ``effort`` below 1: stop after that share of the work. ``resume``: go on from a stored result of the same network,
-    images, scores, seed and plan; what it holds is not measured again.
+    between which it loses ``decision`` (share of accuracy); the first three on all; then widths that leave it open on
+    which side they are, and where curves bend; then everything. ``effort`` below 1: stop after that share of the work.
+    ``resume``: go on from a stored result of the same network, images, scores, seed and plan, measuring nothing twice.
     ``on_progress(fraction, message, partial)``: after every round, and twice a second, ``partial`` is the Sensitivity
     so far; in between it is None. Stopped by ``cancelled()`` or ``effort``, ``complete`` is False.
     fingerprints: stored in the result; computed when None. The network is left as it was.
