@@ -55,6 +55,8 @@ def main() -> int:
     results = read(options.json) if options.resume or options.report else {}
     results["setting"] = setting(options.threads) if not options.report else results.get("setting", setting(2))
     results.setdefault("networks", {})
+    if not options.report:
+        results["commands"] = [*dict.fromkeys([*results.get("commands", ()), command()])]
     print(describe(results["setting"]), flush=True)
     jobs = itertools.product([] if options.report else networks, options.seeds, options.budgets, methods)
     for network, seed, budget, method in jobs:
@@ -66,7 +68,8 @@ def main() -> int:
     lines, missed = bars(results["networks"])
     print("\n" + "\n".join(lines))
     if options.write_docs:
-        told = f"Written by `{command()}`. {describe(results['setting'])}; written at commit {commit()}"
+        told = [f"{describe(results['setting'])}; written at commit {commit()}. Measured by", "", "```"]
+        told += [*results.get("commands", ()), "```"]
         for path in write_docs(results["networks"], lines, told, ROOT / "assets" / "bench"):
             print(f"wrote {path.relative_to(ROOT)}")
     return int(missed)

@@ -131,7 +131,7 @@ def layer_lines(results: Results) -> tuple[list[str], bool]:
     return lines, missed
 
 
-def write_docs(results: Results, lines: Sequence[str], setting: str, folder: Path) -> list[Path]:
+def write_docs(results: Results, lines: Sequence[str], setting: Sequence[str], folder: Path) -> list[Path]:
     """The table, and two charts per network; returns their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / "papers.md"]
@@ -148,11 +148,12 @@ def chart_name(network: str, part: str) -> str:
     return f"papers-{network.replace('/', '-')}{'' if part == 'comparison' else '-tuned'}.svg"
 
 
-def markdown(results: Results, lines: Sequence[str], setting: str) -> str:
+def markdown(results: Results, lines: Sequence[str], setting: Sequence[str]) -> str:
+    """``setting``: lines that say where, when and how."""
     text = [
         "# Recipes and baselines on equal terms",
         "",
-        f"{setting}.",
+        *setting,
         "",
         *TOLD,
         "",
@@ -165,7 +166,9 @@ def markdown(results: Results, lines: Sequence[str], setting: str) -> str:
         dense = runs[0]["comparison"]["a"] if runs else None
         told = f"Dense: {percent(dense['value'])} % on {dense['images']} images. " if dense else ""
         counts = sorted({run["calibration"] for run in runs if "calibration" in run})
-        told += f"Calibration images: {' or '.join(map(str, counts))}." if counts else ""
+        told += f"Calibration images: {' or '.join(map(str, counts))}. " if counts else ""
+        loads = [run["load"] for run in runs if "load" in run]
+        told += f"Load of the machine when a run ended: {min(loads):.0f} to {max(loads):.0f}." if loads else ""
         text += ["", f"## {network}", "", told, ""]
         text += [f"![Accuracy {words}]({chart_name(network, part)})" for part, words in CHARTS.items()]
         text += ["", f"| {' | '.join(COLUMNS)} |", "|---|" + "--:|" * (len(COLUMNS) - 2) + "---|"]
