@@ -44,6 +44,7 @@ from core.measure.sensitivity import Sensitivity, _batch_size, _chosen_groups, _
 from core.records import ImageData, Plan, Scores, Trace
 from core.trace import trace_channels
 from tests.bench.measure_report import kept
+from tests.bench.recorded import Recorded
 
 SHARED = Path(__file__).parents[3] / "shared"
 NETS = ("demo/digits-vgg", "demo/digits-resnet", "cifar/resnet20", "cifar/resnet56", "torchvision/resnet50")
@@ -323,13 +324,16 @@ def rank(case: Case, seeds: int) -> None:
     print(f"\n{case.name}: ranking of {len(case.groups)} groups, {len(case.data)} images, at {EFFORT:.0%} of the work; "
           f"seeds 0 to {seeds - 1}", flush=True)  # fmt: skip
     table: dict[str, list[str]] = {}
+    forks = _plan_forks(_chosen_groups(case.trace, case.groups), case.scores, FRACTIONS, Plan({}))
+    recorded = Recorded(case.trace, case.data, forks, _batch_size(case.trace, None, len(case.data)))
     for seed in range(seeds):
-        part, whole = (
-            scan_sensitivity(
-                case.trace, case.data, FRACTIONS, case.scores, groups=case.groups, effort=effort, seed=seed
+        with recorded.handed_out():
+            part, whole = (
+                scan_sensitivity(
+                    case.trace, case.data, FRACTIONS, case.scores, groups=case.groups, effort=effort, seed=seed
+                )
+                for effort in (EFFORT, 1.0)
             )
-            for effort in (EFFORT, 1.0)
-        )
         for what, pair in ranked(case, part, whole).items():
             table.setdefault(what, []).append(agreement(*pair))
     for what, found in table.items():
@@ -369,7 +373,7 @@ def main() -> int:
     parser.add_argument("--inside", action="store_true", help="only groups inside blocks, not those across shortcuts")
     parser.add_argument("--write-docs", action="store_true", help="keep what is printed in assets/bench/measure.md")
     parser.add_argument("--ranking", action="store_true", help="only: what an early stop says of the ranking")
-    parser.add_argument("--seeds", type=int, default=3, help="of the ranking")
+    parser.add_argument("--seeds", type=int, default=8, help="of the ranking")
     asked = parser.parse_args()
     good = True
     for name in asked.nets:
