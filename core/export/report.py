@@ -113,6 +113,8 @@ def _accuracy(recipe: Mapping[str, Any]) -> str:
 
 def _layers_chart(recipe: Mapping[str, Any]) -> str:
     rows = (recipe.get("costs") or {}).get("layers") or []
+    made = recipe.get("layers") or {}  # normalisations follow the layers that make the channels
+    rows = [row for row in rows if not made or row["layer"] in made]
     changed = [row for row in rows if row["kept"] < row["channels"]]
     if not changed:
         return ""
@@ -166,7 +168,8 @@ def _loading(recipe: Mapping[str, Any], folder: str) -> str:
     shape = " x ".join(str(size) for size in recipe.get("input") or ())
     note = f"Images go in as float32, N x {shape}."
     if data.get("mean"):
-        note += f" They are normalised: (value in 0..1 - {data['mean']}) / {data['std']}, channel by channel."
+        mean, std = (", ".join(f"{float(value):.4g}" for value in data[name]) for name in ("mean", "std"))
+        note += f" They are normalised: (value in 0..1 - mean) / std, with mean {mean} and std {std}."
     return _section("How to load it", f"<details><summary>Lines to copy</summary>{''.join(parts)}</details>", note)
 
 
