@@ -116,6 +116,12 @@ def make_parser() -> argparse.ArgumentParser:
     one.add_argument("--repair", default="none", help="none, batchnorm, least-squares or compensation (default: none)")
     _add_out(one)
 
+    _add_later(add)
+    return parser
+
+
+def _add_later(add: Callable[[str, str, str], argparse.ArgumentParser]) -> None:
+    """The commands on what was exported, and on files."""
     one = add("apply", "Cut a recipe into a fresh copy of the dense network.",
               "prunescope apply smaller/recipe.json --weights resnet50.pth --out again")  # fmt: skip
     one.add_argument("recipe", metavar="RECIPE", help="recipe.json, or the folder it is in")
@@ -138,7 +144,6 @@ def make_parser() -> argparse.ArgumentParser:
               "prunescope inspect network.onnx")  # fmt: skip
     _add_model(one)
     one.add_argument("--time", action="store_true", help="also measure the time of one image on this machine")
-    return parser
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
