@@ -7,6 +7,7 @@ from typing import IO
 
 from core.apply import prune_model
 from core.errors import CoreError, LoadError
+from core.export.checkpoint import with_versions
 from core.load import read_state_dict
 from core.load.weights import read_metadata
 from core.networks import PLAN_KEY, keep_network
@@ -48,7 +49,7 @@ def take_back(path: str | Path, subject: Subject, plan: Plan) -> str:
         raise LoadError(f"{path.name} does not fit the network of this plan: {'; '.join(wrong[:2])}.")
     if bad:
         raise LoadError(f"{path.name} holds numbers that are not finite, in {bad[0]}: its training went astray.")
-    network.load_state_dict(state, strict=False)
+    network.load_state_dict(with_versions(state, network), strict=False)
     return keep_network(network.eval(), plan)
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from core.apply.surgery import prune_model
 from core.errors import ExportError
@@ -46,7 +47,7 @@ def load_exported(directory: str | Path) -> nn.Module:
     try:
         module = _rebuild(recipe)
         state = read_state_dict(Path(directory) / FILE)
-        module.load_state_dict(state, strict=True)
+        module.load_state_dict(with_versions(state, module), strict=True)
     except (RuntimeError, KeyError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ExportError(
@@ -59,6 +60,13 @@ def load_exported(directory: str | Path) -> nn.Module:
             "Export again."
         )
     return module.eval()
+
+
+def with_versions(state: Mapping[str, Tensor], module: nn.Module) -> OrderedDict[str, Tensor]:
+    """``state`` with the version numbers that some classes (MNASNet) ask of a state dict; files do not keep them."""
+    named = OrderedDict(state)
+    named._metadata = module.state_dict()._metadata  # type: ignore[attr-defined]
+    return named
 
 
 def _rebuild(recipe: Mapping[str, Any]) -> nn.Module:

@@ -111,6 +111,7 @@ from __future__ import annotations
 
 import json
 import struct
+from collections import OrderedDict
 from pathlib import Path
 
 import torch
@@ -157,6 +158,8 @@ def narrow(network: nn.Module) -> nn.Module:
 def load(weights: str | Path | None = None) -> nn.Module:
     """The narrowed network with its weights, in eval mode."""
     network = narrow(build())
-    network.load_state_dict(read_safetensors(weights or Path(__file__).with_name("model.safetensors")))
+    state = OrderedDict(read_safetensors(weights or Path(__file__).with_name("model.safetensors")))
+    state._metadata = network.state_dict()._metadata  # versions that some classes ask for
+    network.load_state_dict(state)
     return network.eval()
 '''

@@ -12,6 +12,7 @@ from torch import nn
 from core.apply.repair import REPAIRS, build_network
 from core.apply.surgery import prune_model
 from core.errors import CoreError, ExportError
+from core.export.checkpoint import with_versions
 from core.export.recipe import RECIPE, WEIGHTS, read_recipe
 from core.load import load_data, load_model, read_state_dict
 from core.records import ImageData, LoadedModel, Plan, Trace, fingerprint_state
@@ -65,7 +66,7 @@ def apply_recipe(
     elif same and (folder / CHECKPOINT).is_file():
         module = prune_model(loaded.module, trace, plan, verify=False)
         try:
-            module.load_state_dict(read_state_dict(folder / CHECKPOINT), strict=True)
+            module.load_state_dict(with_versions(read_state_dict(folder / CHECKPOINT), module), strict=True)
         except RuntimeError as error:
             reason = " ".join(str(error).split())[:160]
             raise ExportError(f"{CHECKPOINT} does not fit the network of {RECIPE}: {reason}.") from error
