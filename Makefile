@@ -95,5 +95,5 @@ $(VENV)/.dev: pyproject.toml | $(VENV)/.test
 
 $(VENV)/.bench: pyproject.toml | $(VENV)/.test
 	@echo "Installing the peer that benchmarks compare with, and timm, into $(VENV)."
-	@$(PIP) -e '.[test,bench,timm]'
+	@$(PIP) -e '.[test,timm]'
 	@touch $@
