@@ -127,11 +127,12 @@ def tools(desk: Desk) -> None:
         st.button("Dense", icon=":material/restart_alt:", on_click=moves.set_dense, disabled=untouched, help=DENSE_HELP)
         moved = overrides(record)
         st.button(
-            f"Reset {tables.plural(len(moved), 'bar')}" if moved else "Reset",
+            "Reset",  # always as wide: the bars below must not jump when the first one is moved
             icon=":material/settings_backup_restore:",
             on_click=moves.reset_overrides,
             disabled=not moved,
-            help="Bars that you moved go back to where the plan before had them. One step of undo.",
+            help=f"{tables.plural(len(moved), 'bar') if moved else 'Bars'} that you moved go back to where the plan "
+            "before had them. One step of undo.",
         )
         repairs(desk)
         with st.popover("Start from a plan", icon=":material/auto_awesome:"):
