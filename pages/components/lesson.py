@@ -70,8 +70,9 @@ def _list(record: Workspace) -> None:
     lessons = list_lessons()
     done = sum(progress_of(record, lesson.name).done for lesson in lessons)
     st.progress(done / len(lessons), text=f"{done} of {tables.plural(len(lessons), 'lesson')} done")
-    columns = st.columns(2)
+    columns: list[Any] = []
     for number, lesson in enumerate(lessons):
+        columns = columns if number % 2 else st.columns(2)  # row by row: the order in which narrow screens stack them
         at = progress_of(record, lesson.name)
         with columns[number % 2].container(border=True):
             st.markdown(f"**{lesson.title}**")

@@ -50,7 +50,7 @@ def norm_scatter(facts: Facts) -> go.Figure:
     """Filter norm against the true change of the loss, one dot per channel; the smallest norm stands out."""
     return _scatter(
         facts["norms"], facts["losses"], facts["smallest"], "smallest norm", "L2 norm of the filter",
-        f"Does a small filter mean a small loss? {facts['layer']}, {facts['images']} images",
+        "Small filter, small loss?",
     )  # fmt: skip
 
 
@@ -58,7 +58,7 @@ def taylor_scatter(facts: Facts) -> go.Figure:
     """Taylor's estimate against the true change of the loss, one dot per channel."""
     return _scatter(
         facts["scores"], facts["losses"], facts["first"], "smallest estimate", "Taylor's estimate",
-        f"What Taylor guesses, and what happens: {facts['layer']}, {facts['images']} images",
+        "What Taylor guesses, and what happens",
     )  # fmt: skip
 
 
@@ -81,7 +81,7 @@ def _scatter(x: list[float], losses: list[float], special: int, words: str, axis
             )
         )
     figure.add_hline(y=0, line={"color": charts.REFERENCE, "width": 1, "dash": "dot"})
-    charts.house(figure, title, "Measured: one channel hidden at a time, everything else dense", 400)
+    charts.house(figure, title, "Measured: one channel hidden at a time", 400)
     figure.update_xaxes(title_text=axis)
     figure.update_yaxes(title_text="change of the loss, thousandths of a nat")
     charts.legend_below(figure, 96)
