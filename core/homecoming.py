@@ -13,9 +13,9 @@ from core.load.weights import read_metadata
 from core.networks import PLAN_KEY, keep_network
 from core.records import Plan
 from core.subject import Subject, uploads_folder
+from core.uploads import keep_stream
 
 LIMIT_BYTES = 1 << 30
-CHUNK_BYTES = 1 << 20
 
 
 def take_back(path: str | Path, subject: Subject, plan: Plan) -> str:
@@ -59,13 +59,7 @@ def take_back_upload(file: IO[bytes], name: str, owner: str, subject: Subject, p
         raise LoadError(f"Expected a .safetensors file, as finetune.py writes it; found {Path(name).name!r}.")
     raw = uploads_folder(owner) / "returning.safetensors"
     try:
-        size = 0
-        with raw.open("wb") as out:
-            while piece := file.read(CHUNK_BYTES):
-                size += len(piece)
-                if size > LIMIT_BYTES:
-                    raise LoadError(f"{name} is larger than {LIMIT_BYTES >> 20} MiB, the most that is taken.")
-                out.write(piece)
+        keep_stream(file, raw, name, LIMIT_BYTES)
         return take_back(raw, subject, plan)
     except CoreError as error:
         raise LoadError(str(error).replace(raw.name, Path(name).name)) from error

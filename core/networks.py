@@ -17,6 +17,7 @@ from torch import nn
 from core.apply import build_network, prune_model
 from core.config import home_folder
 from core.errors import LoadError, PruneError
+from core.export.checkpoint import with_versions
 from core.export.files import write_whole
 from core.load import read_state_dict
 from core.load.weights import read_metadata
@@ -76,7 +77,7 @@ def load_network(name: str, module: nn.Module, trace: Trace, plan: Plan) -> tupl
         if told.get(PLAN_KEY) != plan.key:
             raise PruneError("These kept weights belong to another plan. Choose a repair for this one.")
         network = prune_model(module, trace, plan, verify=False)
-        network.load_state_dict(read_state_dict(path), strict=True)
+        network.load_state_dict(with_versions(read_state_dict(path), network), strict=True)
     except (RuntimeError, LoadError) as error:
         reason = " ".join(str(error).split())[:200]
         raise PruneError(f"The kept weights do not fit the network of this plan: {reason}. Make it again.") from error

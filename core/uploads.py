@@ -28,7 +28,7 @@ def keep_weights(file: IO[bytes], name: str, owner: str) -> Path:
     folder = uploads_folder(owner)
     raw = folder / f"{secrets.token_hex(8)}{suffix}"
     try:
-        digest = _stream(file, raw, name)
+        digest = keep_stream(file, raw, name)
         kept = folder / f"{_plain(name)}-{digest}.safetensors"
         if not kept.exists():
             try:
@@ -48,7 +48,7 @@ def keep_images(file: IO[bytes], name: str, owner: str) -> Path:
     folder = uploads_folder(owner)
     raw = folder / f"{secrets.token_hex(8)}{suffix}.part"
     try:
-        kept = folder / f"{_plain(name)}-{_stream(file, raw, name)}{suffix}"
+        kept = folder / f"{_plain(name)}-{keep_stream(file, raw, name)}{suffix}"
         os.replace(raw, kept)
     finally:
         raw.unlink(missing_ok=True)
@@ -67,14 +67,14 @@ def _plain(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9_-]+", "-", Path(name).stem)[:60].strip("-") or "file"
 
 
-def _stream(file: IO[bytes], target: Path, name: str) -> str:
-    """Copy in small pieces; 12 hex digits of the content."""
-    digest, size = hashlib.sha256(), 0
+def keep_stream(file: IO[bytes], target: Path, name: str, limit_bytes: int | None = None) -> str:
+    """Copy an upload in small pieces; 12 hex digits of the content. Raises LoadError for an empty or too large one."""
+    digest, size, most = hashlib.sha256(), 0, limit_bytes or UPLOAD_LIMIT_BYTES
     with target.open("wb") as out:
         while piece := file.read(CHUNK_BYTES):
             size += len(piece)
-            if size > UPLOAD_LIMIT_BYTES:
-                raise LoadError(f"{name} is larger than {UPLOAD_LIMIT_BYTES >> 20} MiB, the most that is taken.")
+            if size > most:
+                raise LoadError(f"{name} is larger than {most >> 20} MiB, the most that is taken.")
             digest.update(piece)
             out.write(piece)
     if not size:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from core import AS_CUT, Plan, Subject, has_network, is_kept, open_subject, prune_model
+from core import AS_CUT, Plan, Subject, has_network, is_kept, load_model, open_subject, prune_model, trace_channels
 from core import networks as kept
 from core.errors import PruneError
 from core.networks import build_any, keep_network, load_network
@@ -55,6 +55,16 @@ def test_what_is_kept_comes_back_to_the_last_bit(subject: Subject) -> None:
     built, _ = build_any(subject, PLAN, AS_CUT)
     cut = prune_model(subject.loaded.module, subject.trace, PLAN)
     assert fingerprint_state(built.state_dict()) == fingerprint_state(cut.state_dict())
+
+
+def test_a_class_that_asks_for_the_version_of_its_weights_comes_back() -> None:
+    """MNASNet refuses a state dict that does not say of which version it is, and files do not keep that."""
+    dense = load_model("torchvision/mnasnet0_5")
+    trace = trace_channels(dense.module, torch.zeros(1, 3, 32, 32))
+    plan = Plan({trace.prunable[0].id: (0, 2)})
+    module = prune_model(dense.module, trace, plan)
+    found, _ = load_network(keep_network(module, plan), dense.module, trace, plan)
+    assert fingerprint_state(found.state_dict()) == fingerprint_state(module.state_dict())
 
 
 def test_nothing_is_built_from_what_left_is_damaged_or_of_another_plan(subject: Subject, home: Path) -> None:

@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import sys
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+from core import homecoming
 from core.apply import prune_model
 from core.errors import ExportError, LoadError
 from core.evaluate import evaluate_model
@@ -179,6 +181,21 @@ def test_the_script_trains_resumes_and_its_result_comes_home(
         take_back(out, subject, Plan({}))
     with pytest.raises(LoadError, match="does not fit"):
         take_back(Path("assets/demos/digits-resnet.safetensors").resolve(), subject, plan)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [("net.pt", b"x", "Expected a .safetensors"), ("net.safetensors", b"", "is empty"),
+     ("net.safetensors", b"x" * 2000, "larger than")],
+)  # fmt: skip
+def test_what_comes_home_through_a_browser_is_bounded(
+    name: str, content: bytes, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PRUNESCOPE_HOME", str(tmp_path))
+    monkeypatch.setattr(homecoming, "LIMIT_BYTES", 1000)
+    with pytest.raises(LoadError, match=said):
+        homecoming.take_back_upload(BytesIO(content), name, "somebody", open_subject("demo/digits-vgg"), Plan({}))
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.suffix == ".safetensors"]
 
 
 def test_nothing_from_a_recipe_becomes_code() -> None:
