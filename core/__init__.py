@@ -15,25 +15,25 @@ _HOME = {
     "core.apply": "AS_CUT finetune_model list_repairs mask_model prune_model reconstruct_model",
     "core.apply.iterative": "prune_iteratively",
     "core.apply.soft": "train_softly",
-    "core.comparison": (
+    "core.show.comparison": (
         "COSTS Flip GAINED LOST OTHER SeenPlan classes_csv compare_answers flip_pictures flips_csv note_of "
         "pareto_front seen_csv seen_plans widths_csv"
     ),
-    "core.curves": (
+    "core.show.curves": (
         "BEYOND Limit LossEstimate Lost PERHAPS RankRow Room SURELY WITHIN lost_points rank_csv rank_groups room"
     ),
-    "core.device_tables": "device_table drop_device_table keep_device_table",
-    "core.desk": (
+    "core.keep.device_tables": "device_table drop_device_table keep_device_table",
+    "core.show.desk": (
         "DeskRow Figure Headline PROPOSED START_PLANS StartPlan desk_plan desk_rows drag_terms even_counts every_count "
         "foretell_accuracy collapsed desk_figures headline pinned_plan propose removed_counts removed_from_kept "
         "widths_plan"
     ),
     "core.errors": "Cancelled CoreError",
-    "core.estimates": "Correction foretold_drop learn_correction",
+    "core.show.estimates": "Correction foretold_drop learn_correction",
     "core.evaluate": "compare_models evaluate_model",
     "core.export": "Applied apply_recipe export_model how_to_load list_formats load_exported verify_export",
-    "core.homecoming": "take_back take_back_upload",
-    "core.inventory": "LayerRow class_counts layer_rows part_sizes sample_pictures summarise_trace",
+    "core.keep.homecoming": "take_back take_back_upload",
+    "core.show.inventory": "LayerRow class_counts layer_rows part_sizes sample_pictures summarise_trace",
     "core.learn.answers": "Progress answered goal_met gone_on judge may_go_on options_of",
     "core.learn.lesson": "Lesson LessonStep filled find_lesson list_lessons",
     "core.load": "list_data list_families list_models load_data load_model sanitise_weights",
@@ -44,25 +44,24 @@ _HOME = {
     "core.measure.importance.maps": "unscored_groups",
     "core.measure.importance.agreement": "Agreement compare_criteria",
     "core.measure.sensitivity": "Sensitivity scan_sensitivity",
-    "core.networks": "has_network is_kept",
-    "core.picture": "GroupRow Picture PictureWidths draw_network group_rows picture_widths",
+    "core.keep.networks": "has_network is_kept",
+    "core.show.picture": "GroupRow Picture PictureWidths draw_network group_rows picture_widths",
     "core.plan": "GROUP_SETS RATIO_RULES list_ratio_rules plan_budget plan_counts plan_fractions plan_uniform",
-    "core.portraits": "Mosaic Sight UnitPlaces filter_mosaics sights unit_places",
-    "core.cookbook": "OWN OwnChoice RecipeCard own_choices recipe_cards runs_csv",
-    "core.recipe_runs": "repair_of",
+    "core.show.portraits": "Mosaic Sight UnitPlaces filter_mosaics sights unit_places",
+    "core.show.cookbook": "OWN OwnChoice RecipeCard own_choices recipe_cards runs_csv",
+    "core.work.recipe_runs": "repair_of",
     "core.recipes": ("LOOPS Outcome RECIPES RUNGS Recipe Rung Unfinished climb_ladder list_recipes run_recipe"),
-    "core.project": "open_project pack_project",
-    "core.reasons": "Reason plan_reasons reasons_csv",
+    "core.keep.project": "open_project pack_project",
+    "core.show.reasons": "Reason plan_reasons reasons_csv",
     "core.records": "Accuracy Cost CurvePoint Group ImageData Latency LoadedModel Plan Scores Trace",
-    "core.recovery": "MEASURED MISSING RUNNING SECONDS WAITING DenseLevel RungRow best_rung dense_level known_rungs "
-    "ladder_csv missing_rungs rung_rows",
-    "core.shelf": "find_result is_shipped",
-    "core.subject": "Subject data_address exports_folder open_subject split_address uploads_folder",
-    "core.tasks": "job_key",
-    "core.timings": "newest_table",
+    "core.show.recovery": "MEASURED MISSING RUNNING SECONDS WAITING DenseLevel RungRow best_rung dense_level "
+    "known_rungs ladder_csv missing_rungs rung_rows",
+    "core.keep.shelf": "find_result is_shipped job_key",
+    "core.keep.subject": "Subject data_address exports_folder open_subject split_address uploads_folder",
+    "core.keep.timings": "newest_table",
     "core.trace": "trace_channels",
-    "core.uploads": "keep_images keep_weights",
-    "core.views": "ChannelRow Drop DropRow RankedUnit channel_rows curves_csv drop_rows member_rows ranked_units "
+    "core.keep.uploads": "keep_images keep_weights",
+    "core.show.views": "ChannelRow Drop DropRow RankedUnit channel_rows curves_csv drop_rows member_rows ranked_units "
     "scan_scope score_quantiles scores_csv",
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names.split()}

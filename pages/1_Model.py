@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from core import CoreError, Subject, class_counts, count_cost, layer_rows
-from core.workspace import Workspace
+from core.keep.workspace import Workspace
 from pages.components import forms, frame, pictures, session, tables, work
 
 LEAD = "Choose a network and images. What is open now stays until the new choice has opened without a fault."

@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from core import ChannelRow, CoreError, Scores, Subject, channel_rows, group_rows, scores_csv
-from core.workspace import Workspace
+from core.keep.workspace import Workspace
 from pages.components import frame, tables, work
 from pages.components.coupling import show_coupling
 from pages.components.criterion import choose_beside, choose_criterion, ensure_scores, follow_scores, known_scores

@@ -20,7 +20,7 @@ from core import (
     plan_reasons,
     reasons_csv,
 )
-from core.workspace import NamedPlan, made_how, overrides
+from core.keep.workspace import NamedPlan, made_how, overrides
 from pages.components import charts, choices, downloads, frame, moves, session, tables, work
 from pages.components.desk import Desk, cells, curve_figure, equaliser_rows, equaliser_terms, gather, plan_figure
 from pages.components.equaliser import equaliser

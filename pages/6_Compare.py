@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from core import CoreError, Subject
-from core.workspace import Workspace
+from core.keep.workspace import Workspace
 from pages.components import compare, frame, moves, origins, session, work
 from pages.components.desk import why_meaningless
 

@@ -8,8 +8,8 @@ from typing import Any
 import streamlit as st
 
 from core import AS_CUT, CoreError, Plan, Subject, layer_rows, list_formats
-from core.jobs import JobStatus, open_jobs
-from core.workspace import Workspace, choose, note_measured
+from core.keep.workspace import Workspace, choose, note_measured
+from core.work.jobs import JobStatus, open_jobs
 from pages.components import exported, frame, homecoming, session, tables, work
 from pages.components.standing import EXPORT, last_export
 

@@ -12,11 +12,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from core.keep.shelf import SHIPPED, job_key, write_shipped
+from core.keep.subject import open_subject
 from core.measure.importance import list_criteria
-from core.proposal import search_proposal
-from core.shelf import SHIPPED, write_shipped
-from core.subject import open_subject
-from core.tasks import job_key, scan_subject, score_subject
+from core.work.proposal import search_proposal
+from core.work.tasks import scan_subject, score_subject
 
 DEMOS = ("demo/digits-vgg", "demo/digits-resnet", "demo/shapes-cnn")
 SCANNED = ("weight-l2", "taylor", "qr")

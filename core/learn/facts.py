@@ -12,16 +12,16 @@ import torch
 from torch import Tensor
 
 from core.errors import CoreError
+from core.keep.shelf import find_result
+from core.keep.store import open_store
+from core.keep.subject import Subject, open_subject
 from core.measure.cost import count_cost
 from core.measure.importance import score_channels
 from core.measure.importance.agreement import spearman
 from core.measure.importance.oracle import unit_losses
 from core.measure.sensitivity import Sensitivity
 from core.records import Group, Plan, Trace
-from core.shelf import find_result
-from core.store import open_store
-from core.subject import Subject, open_subject
-from core.tasks import Progress, Stop, scan_subject, score_subject
+from core.work.tasks import Progress, Stop, scan_subject, score_subject
 
 Facts = dict[str, Any]
 MOST_UNITS = 64  # of the group that a lesson takes: the true loss of every channel must be there in seconds

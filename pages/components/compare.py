@@ -28,7 +28,7 @@ from core import (
     seen_plans,
     widths_csv,
 )
-from core.workspace import Workspace
+from core.keep.workspace import Workspace
 from pages.components import charts, choices, downloads, moves, origins, pictures, session, tables, work
 from pages.components.compare_charts import COST_TITLES, Look, classes_chart, front_chart, looks, widths_chart
 

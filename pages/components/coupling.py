@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from core import GroupRow, Subject, draw_network, group_rows, picture_widths, widths_plan
-from core.workspace import Workspace
+from core.keep.workspace import Workspace
 from pages.components import session, tables
 from pages.components.network import network_map
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 import streamlit as st
 
 from core import Scores, Subject, list_criteria
-from core.jobs import open_jobs
-from core.workspace import Workspace
+from core.keep.workspace import Workspace
+from core.work.jobs import open_jobs
 from pages.components import session, work
 
 CRITERIA = {row.name: row for row in list_criteria()}

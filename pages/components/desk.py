@@ -26,7 +26,7 @@ from core import (
     seen_plans,
     widths_plan,
 )
-from core.workspace import Workspace
+from core.keep.workspace import Workspace
 from pages.components import charts, tables, work
 from pages.components.equaliser import CostTerms, EqualiserRow
 from pages.components.headline import Cell

@@ -20,7 +20,7 @@ from core import (
     list_models,
     open_subject,
 )
-from core import workspace as records
+from core.keep import workspace as records
 from pages.components import session
 
 FAMILIES = {

@@ -12,9 +12,9 @@ from typing import Any
 import streamlit as st
 
 from core import CoreError, Subject, open_project, pack_project
-from core import workspace as records
-from core.jobs import open_jobs
-from core.workspace import Workspace
+from core.keep import workspace as records
+from core.keep.workspace import Workspace
+from core.work.jobs import open_jobs
 from pages.components import charts, choices, session, work
 from pages.components.desk import cells, known_now
 from pages.components.headline import headline_strip

@@ -23,8 +23,8 @@ from core import (
     missing_rungs,
     rung_rows,
 )
-from core.jobs import JobStatus, open_jobs
-from core.store import open_store
+from core.keep.store import open_store
+from core.work.jobs import JobStatus, open_jobs
 from pages.components import charts, choices, frame, moves, session, tables, work
 from pages.components.ladder_chart import figure
 

@@ -25,7 +25,7 @@ from core import (
     may_go_on,
     options_of,
 )
-from core.workspace import Workspace
+from core.keep.workspace import Workspace
 from pages.components import frame, lesson_views, session, tables, work
 
 LESSON, PROGRESS, PARAMETER, POLLING = "lesson", "lessons", "lesson", "lesson_polling"

@@ -21,8 +21,8 @@ from core import (
     removed_counts,
     removed_from_kept,
 )
-from core import workspace as records
-from core.workspace import Workspace
+from core.keep import workspace as records
+from core.keep.workspace import Workspace
 from pages.components import session, tables, work
 from pages.components.desk import known_now, why_meaningless
 from pages.components.equaliser import Edit

@@ -7,7 +7,7 @@ from typing import Any
 import streamlit as st
 
 from core import ChannelRow, RankedUnit, Scores, Subject, member_rows, ranked_units, score_quantiles
-from core.workspace import Workspace
+from core.keep.workspace import Workspace
 from pages.components import charts, session, tables, work
 from pages.components.criterion import CRITERIA
 from pages.components.heatmap import Pick

@@ -8,7 +8,7 @@ from html import escape
 import streamlit as st
 
 from core import Plan, Subject, count_cost
-from core.workspace import MAX_NOTE, NamedPlan, Workspace, plan_tree
+from core.keep.workspace import MAX_NOTE, NamedPlan, Workspace, plan_tree
 from pages.components import moves, session, tables, work
 
 PICKED, NAME, NOTE = "origins_plan", "origins_name", "origins_note"

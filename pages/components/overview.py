@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from core import Subject, count_cost, part_sizes, summarise_trace
-from core.workspace import Workspace
+from core.keep.workspace import Workspace
 from pages.components import frame, pictures, tables, work
 from pages.components.standing import Standing, last_export, standing
 

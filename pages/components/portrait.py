@@ -8,8 +8,8 @@ from typing import Any
 import streamlit as st
 
 from core import AS_CUT, Group, Plan, Subject, filter_mosaics, sights
-from core.jobs import open_jobs
-from core.workspace import Workspace
+from core.keep.workspace import Workspace
+from core.work.jobs import open_jobs
 from pages.components import grids, pictures, session, tables, work
 
 ASKED, PLACE, BY, LAYER = "channel", "portrait_place", "portrait_by", "portrait_layer"

@@ -8,7 +8,7 @@ from typing import Any
 import streamlit as st
 
 from core import OWN, CoreError, Plan, Subject, has_network, own_choices, recipe_cards, repair_of, runs_csv
-from core.workspace import choose
+from core.keep.workspace import choose
 from pages.components import moves, session, stories, tables, work
 from pages.components.ladder import TRAINING
 

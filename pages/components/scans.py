@@ -8,7 +8,7 @@ from typing import Any
 import streamlit as st
 
 from core import CoreError, Plan, Sensitivity, Subject, is_shipped, list_criteria, scan_scope
-from core.workspace import Workspace
+from core.keep.workspace import Workspace
 from pages.components import choices, session, tables, work
 
 CRITERIA = {row.name: row for row in list_criteria()}

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import streamlit as st
 
 from core import ChannelRow, CoreError, Scores, Subject, channel_rows, compare_criteria, unit_places, unscored_groups
-from core.workspace import Workspace
+from core.keep.workspace import Workspace
 from pages.components.criterion import CRITERIA, scope_text
 from pages.components.heatmap import HeatmapRow, Pick, heatmap
 from pages.components.one_group import pick_cell, selected_cell

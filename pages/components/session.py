@@ -1,6 +1,6 @@
 """The one place that touches Streamlit's session and the address bar.
 
-The truth is a ``Workspace`` (core/workspace.py) kept in the store under the random token in ``?w=``: a reload, a
+The truth is a ``Workspace`` (core/keep/workspace.py) kept in the store under the random token in ``?w=``: a reload, a
 restart of the server or another browser with the link finds it again. Every change is saved at once. Two windows on one
 token see each other's changes at their next run; a change made on an older state is repeated on the newer one, so
 nothing is overwritten.
@@ -15,9 +15,9 @@ from typing import Any
 import streamlit as st
 
 from core import CoreError
-from core import workspace as records
-from core.store import Conflict, Store, open_store
-from core.workspace import Workspace
+from core.keep import workspace as records
+from core.keep.store import Conflict, Store, open_store
+from core.keep.workspace import Workspace
 
 TOKEN_PARAMETER = "w"
 HELD, RELOADS, NOTICE, DONE, TEMPORARY = "_workspace", "_reloads", "_notice", "_done", "_temporary_"

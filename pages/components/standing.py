@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from core import AS_CUT, CoreError, Subject
-from core.workspace import Workspace
+from core.keep.workspace import Workspace
 from pages.components import work
 
 Found = TypeVar("Found")

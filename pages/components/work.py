@@ -33,9 +33,9 @@ from core import (
     open_subject,
     pinned_plan,
 )
-from core.jobs import JobStatus, open_jobs
-from core.store import open_store
-from core.workspace import Workspace
+from core.keep.store import open_store
+from core.keep.workspace import Workspace
+from core.work.jobs import JobStatus, open_jobs
 from pages.components import session
 
 FIRST_MODEL = "demo/digits-vgg"

@@ -25,7 +25,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from core.workspace import Workspace, new_token
+from core.keep.workspace import Workspace, new_token
 from tests.browser.conftest import Server, chromium_at, start_app
 from tests.browser.desk_page import DeskPage
 from tests.conftest import find_chromium
@@ -88,7 +88,7 @@ def fresh_app() -> Server:
 
 def save(server: Server, record: Workspace) -> str:
     """Put a workspace where the server will find it; its token."""
-    from core.store import FILE_NAME, Store
+    from core.keep.store import FILE_NAME, Store
 
     store = Store(server.home / FILE_NAME)
     store.save_workspace(record.token, record.to_json(), 0)
@@ -249,7 +249,7 @@ def visitors(chromium: str) -> None:
 
 def answers(server: Server, pages: list[DeskPage]) -> list[int]:
     """What the store holds for each visitor: units kept in the dragged group."""
-    from core.store import FILE_NAME, Store
+    from core.keep.store import FILE_NAME, Store
 
     store, found = Store(server.home / FILE_NAME), []
     for desk in pages:

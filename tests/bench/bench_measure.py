@@ -36,12 +36,12 @@ from scipy.stats import spearmanr
 from torch import nn
 
 from core.apply import mask_model, prune_model
-from core.curves import Limit, rank_groups
 from core.load import load_data, load_model
 from core.measure.forks import Fork, ForkEngine
 from core.measure.importance import score_channels
 from core.measure.sensitivity import Sensitivity, _batch_size, _chosen_groups, _plan_forks, scan_sensitivity
 from core.records import ImageData, Plan, Scores, Trace
+from core.show.curves import Limit, rank_groups
 from core.trace import trace_channels
 from tests.bench.measure_report import kept
 from tests.bench.recorded import Recorded

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from core import draw_network, open_subject
-from core.store import FILE_NAME, Store
-from core.workspace import Workspace, new_token
+from core.keep.store import FILE_NAME, Store
+from core.keep.workspace import Workspace, new_token
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
 MODEL = "demo/digits-resnet"

@@ -13,7 +13,7 @@ import torch
 from scipy.stats import spearmanr
 from streamlit.testing.v1 import AppTest
 
-import core.jobs
+import core.work.jobs
 from core import (
     AS_CUT,
     Plan,
@@ -30,9 +30,9 @@ from core import (
     score_channels,
     widths_plan,
 )
-from core.portraits import portrait_images, portray_plan
-from core.store import open_store
-from core.workspace import Workspace, new_token
+from core.keep.store import open_store
+from core.keep.workspace import Workspace, new_token
+from core.show.portraits import portrait_images, portray_plan
 
 PAGE = Path(__file__).parents[2] / "pages" / "2_Channels.py"
 MODEL = "demo/digits-resnet"
@@ -41,10 +41,10 @@ MODEL = "demo/digits-resnet"
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("PRUNESCOPE_HOME", str(tmp_path))
-    monkeypatch.setattr(core.jobs, "_manager", None)
+    monkeypatch.setattr(core.work.jobs, "_manager", None)
     yield
-    if core.jobs._manager is not None:
-        core.jobs._manager.close()
+    if core.work.jobs._manager is not None:
+        core.work.jobs._manager.close()
     open_store().close()
 
 
@@ -256,11 +256,11 @@ def figures(app: AppTest) -> dict[str, dict[str, Any]]:
 def test_a_channel_is_looked_at_only_when_it_was_picked(subject: Subject) -> None:
     keep(subject, "weight-l2")
     app = visit()
-    assert not open_store().result("portrait", "any") and core.jobs.open_jobs().statuses(saved(app).token) == []
+    assert not open_store().result("portrait", "any") and core.work.jobs.open_jobs().statuses(saved(app).token) == []
     app.button(key="portrait_ask").click().run()
     picked = saved(app).choices["channel"]
     assert picked["id"] == subject.trace.prunable[0].id
-    assert [job.verb for job in core.jobs.open_jobs().statuses(saved(app).token)] == ["portrait"]
+    assert [job.verb for job in core.work.jobs.open_jobs().statuses(saved(app).token)] == ["portrait"]
     portrayed(app)
     assert f"Channel {picked['channel']}" in " ".join(one.value for one in app.subheader)
     assert "No plan removes anything yet" in text(app)
@@ -336,4 +336,4 @@ def test_a_portrait_that_another_pick_dropped_begins_anew(subject: Subject) -> N
         app.run()
     portrayed(app)
     assert "Channel 1" in strips(app) and "cancelled" not in " ".join(one.value for one in app.info)
-    assert core.jobs.open_jobs().statuses(record.token)[-1].state == "done"
+    assert core.work.jobs.open_jobs().statuses(record.token)[-1].state == "done"

@@ -11,10 +11,10 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from core import AS_CUT, Plan, Scores, desk_plan, find_result, job_key, open_subject
-from core import workspace as records
-from core.job_queue import JobStatus
-from core.store import open_store
-from core.workspace import Workspace, new_token
+from core.keep import workspace as records
+from core.keep.store import open_store
+from core.keep.workspace import Workspace, new_token
+from core.work.job_queue import JobStatus
 from pages.components import compare, origins, session, work
 
 PAGE = Path(__file__).parents[2] / "pages" / "6_Compare.py"

@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from core import Plan, count_cost, job_key, jobs, open_subject, score_channels
-from core.store import open_store
-from core.workspace import Workspace, new_token, note_measured
+from core import Plan, count_cost, job_key, open_subject, score_channels
+from core.keep.store import open_store
+from core.keep.workspace import Workspace, new_token, note_measured
+from core.work import jobs
 from pages.components import downloads, work
 from pages.components.standing import EXPORT
 

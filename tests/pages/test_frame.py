@@ -10,8 +10,8 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from core import job_key, open_subject, score_channels
-from core.store import open_store
-from core.workspace import Workspace, new_token
+from core.keep.store import open_store
+from core.keep.workspace import Workspace, new_token
 from pages.components import frame, session, work
 from tests.pages.headline_of import headline_cells
 
@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("PRUNESCOPE_HOME", str(tmp_path))
-    monkeypatch.setattr("core.jobs.JobManager.warm", lambda manager: None)  # no workers for pages that only look
+    monkeypatch.setattr("core.work.jobs.JobManager.warm", lambda manager: None)  # no workers for pages that only look
     yield
     monkeypatch.setenv("PRUNESCOPE_HOME", str(tmp_path))
     open_store().close()
@@ -127,7 +127,7 @@ def test_the_strip_is_the_desk_s_own_and_measures_nothing(monkeypatch: pytest.Mo
     shown = headline_cells(app)
     assert (shown["macs"]["value"], shown["params"]["value"]) == ("44.7 M", "704 k")
     assert shown["accuracy"]["mark"] == "measured" and not any(cell["busy"] for cell in shown.values())
-    monkeypatch.setattr("core.shelf._shipped", dict)
+    monkeypatch.setattr("core.keep.shelf._shipped", dict)
     work._parsed.clear()
     subject = open_subject(work.FIRST_MODEL)
     scores = score_channels(subject.trace, None, "weight-l2")

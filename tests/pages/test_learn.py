@@ -11,10 +11,10 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from core import list_lessons, open_subject
+from core.keep.store import open_store
+from core.keep.workspace import Workspace, new_token
 from core.learn import facts as facts_module
 from core.learn.facts import FACTS, facts_of
-from core.store import open_store
-from core.workspace import Workspace, new_token
 from pages.components import work
 
 PAGE = str(Path(__file__).resolve().parents[2] / "pages" / "8_Learn.py")

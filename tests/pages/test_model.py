@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from streamlit.testing.v1 import AppTest
 
 from core import CoreError, load_model
-from core.store import open_store
+from core.keep.store import open_store
 from pages.components import forms
 
 PAGE = Path(__file__).parents[2] / "pages" / "1_Model.py"
@@ -206,7 +206,7 @@ def test_a_missing_folder_is_named(app: AppTest, path: str) -> None:
 
 def test_a_network_that_cannot_be_opened_leaves_a_way_out(tmp_path: Path) -> None:
     """A link to work whose weights file has gone: the form is still there, and the demo one press away."""
-    from core.workspace import Workspace, new_token
+    from core.keep.workspace import Workspace, new_token
 
     lost = Workspace(new_token(), "cifar/resnet20", weights_path=str(tmp_path / "gone.pt"), data_source="random")
     open_store().save_workspace(lost.token, lost.to_json(), 0)

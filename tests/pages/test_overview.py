@@ -10,8 +10,8 @@ import torch
 from streamlit.testing.v1 import AppTest
 
 from core import Scores, open_subject
-from core.store import open_store
-from core.workspace import Workspace, new_token, note_measured
+from core.keep.store import open_store
+from core.keep.workspace import Workspace, new_token, note_measured
 from pages.components import standing, work
 
 APP = Path(__file__).parents[2] / "app.py"
@@ -20,7 +20,7 @@ APP = Path(__file__).parents[2] / "app.py"
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("PRUNESCOPE_HOME", str(tmp_path))
-    monkeypatch.setattr("core.jobs.JobManager.warm", lambda manager: None)  # no workers for pages that only look
+    monkeypatch.setattr("core.work.jobs.JobManager.warm", lambda manager: None)  # no workers for pages that only look
     yield
     monkeypatch.setenv("PRUNESCOPE_HOME", str(tmp_path))
     open_store().close()

@@ -14,11 +14,11 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from core import AS_CUT, Plan, Scores, desk_plan, find_result, job_key, open_subject, prune_model
-from core.job_queue import JobStatus
-from core.networks import keep_network
-from core.recovery import FINETUNE, rung_arguments
-from core.store import open_store
-from core.workspace import Workspace, new_token, undo
+from core.keep.networks import keep_network
+from core.keep.store import open_store
+from core.keep.workspace import Workspace, new_token, undo
+from core.show.recovery import FINETUNE, rung_arguments
+from core.work.job_queue import JobStatus
 from pages.components import ladder, moves, session, work
 from tests.pages.headline_of import headline_cells
 

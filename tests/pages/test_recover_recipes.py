@@ -13,9 +13,9 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from core import AS_CUT, OWN, Plan, job_key, open_subject, own_choices, prune_model, recipe_cards
-from core.networks import keep_network
-from core.store import open_store
-from core.workspace import Workspace, undo
+from core.keep.networks import keep_network
+from core.keep.store import open_store
+from core.keep.workspace import Workspace, undo
 from pages.components import ladder, runs, stories, story_charts, work
 from tests.pages.test_recover_ladder import Jobs, again, labels, press, said, saved, visit
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from streamlit.testing.v1 import AppTest
 
-import core.jobs
+import core.work.jobs
 from core import (
     SURELY,
     Latency,
@@ -32,11 +32,11 @@ from core import (
     rank_groups,
     scan_sensitivity,
 )
-from core.device_tables import keep_device_table
-from core.store import open_store
-from core.tasks import score_subject
-from core.timings import note_timing
-from core.workspace import Workspace, new_token
+from core.keep.device_tables import keep_device_table
+from core.keep.store import open_store
+from core.keep.timings import note_timing
+from core.keep.workspace import Workspace, new_token
+from core.work.tasks import score_subject
 from pages.components import tables, work
 
 PAGE = Path(__file__).parents[2] / "pages" / "3_Sensitivity.py"
@@ -46,11 +46,11 @@ MODEL = "demo/digits-vgg"
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("PRUNESCOPE_HOME", str(tmp_path))
-    monkeypatch.setattr(core.jobs, "_manager", None)
+    monkeypatch.setattr(core.work.jobs, "_manager", None)
     work._parsed.clear()
     yield
-    if core.jobs._manager is not None:
-        core.jobs._manager.close()
+    if core.work.jobs._manager is not None:
+        core.work.jobs._manager.close()
     open_store().close()
 
 
@@ -174,7 +174,7 @@ def test_before_a_scan_there_is_one_button_that_says_what_it_does(subject: Subje
 
 def open_scan(app: AppTest) -> Any:
     """The newest job of the visitor."""
-    return core.jobs.open_jobs().statuses(saved(app).token)[-1]
+    return core.work.jobs.open_jobs().statuses(saved(app).token)[-1]
 
 
 def images_seen(partial: Any) -> int:
@@ -206,14 +206,14 @@ def test_a_scan_is_watched_stopped_and_what_it_measured_stays(subject: Subject) 
         app.run()
     assert len(drawn(app)) == len(subject.trace.prunable)
     assert any("was cancelled" in info.value for info in app.info)
-    job = next(iter(core.jobs.open_jobs().statuses(saved(app).token)))
+    job = next(iter(core.work.jobs.open_jobs().statuses(saved(app).token)))
     curve = Sensitivity.from_dict(job.partial).points["features.0"]
     assert drawn(app)["features.0"][1] == pytest.approx([100 * point.accuracy for point in curve])
     next(button for button in app.button if button.label == "Go on").click().run()
     while (newest := open_scan(app)).id == job.id or newest.partial is None:
         assert time.monotonic() < until, newest
         time.sleep(0.05)
-    core.jobs.open_jobs().cancel(newest.id)
+    core.work.jobs.open_jobs().cancel(newest.id)
     assert images_seen(newest.partial) >= images_seen(job.partial) > first, "it went on from where it was stopped"
 
 
@@ -352,9 +352,9 @@ def test_a_scan_that_cannot_be_read_can_be_made_again(subject: Subject) -> None:
     app.button(key="scan_anew").click().run()
     assert not app.exception and not app.error
     assert open_store().result("scan", job_key("scan", subject, criterion="weight-l1")) is None or drawn(app)
-    (job,) = core.jobs.open_jobs().statuses(record.token)
+    (job,) = core.work.jobs.open_jobs().statuses(record.token)
     assert job.verb == "scan" and job.state != "failed"
-    core.jobs.open_jobs().cancel(job.id)
+    core.work.jobs.open_jobs().cancel(job.id)
 
 
 def test_the_staircase_says_what_it_shows(subject: Subject, scan: Sensitivity, table: LatencyTable) -> None:

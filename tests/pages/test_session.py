@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from core.store import open_store
-from core.workspace import Workspace, is_token, new_token
+from core.keep.store import open_store
+from core.keep.workspace import Workspace, is_token, new_token
 
 
 @pytest.fixture(autouse=True)
@@ -37,7 +37,7 @@ def page() -> None:
     if st.button("redo"):
         session.redo()
     if st.button("move"):
-        from core.workspace import Workspace, new_token
+        from core.keep.workspace import Workspace, new_token
 
         session.move_to(Workspace(new_token(), removed={"moved": 1}, revision=7))
     if st.button("choose"):

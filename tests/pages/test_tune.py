@@ -15,9 +15,9 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from core import AS_CUT, Plan, Scores, count_cost, desk_plan, find_result, job_key, list_criteria, open_subject
-from core.job_queue import JobStatus
-from core.store import open_store
-from core.workspace import Workspace, new_token
+from core.keep.store import open_store
+from core.keep.workspace import Workspace, new_token
+from core.work.job_queue import JobStatus
 from pages.components import moves, session, tables, work
 
 PAGE = Path(__file__).parents[2] / "pages" / "4_Tune.py"

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from core import Plan, desk_figures, headline, prune_model
-from core.desk import desk_plan
-from core.networks import keep_network
-from core.workspace import Workspace, choose, edit, new_token
+from core.keep.networks import keep_network
+from core.keep.workspace import Workspace, choose, edit, new_token
+from core.show.desk import desk_plan
 from pages.components import work
 
 

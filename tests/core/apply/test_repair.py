@@ -8,10 +8,10 @@ import torch
 from core.apply.repair import AS_CUT, REPAIRS, build_network
 from core.errors import CoreError
 from core.evaluate import evaluate_model
+from core.keep.subject import open_subject
 from core.measure.importance import score_channels
 from core.plan import plan_uniform
 from core.records import Plan, fingerprint_state
-from core.subject import open_subject
 
 
 @pytest.fixture(scope="module")

@@ -15,17 +15,17 @@ import numpy as np
 import pytest
 import torch
 
-from core import homecoming
 from core.apply import prune_model
 from core.errors import ExportError, LoadError
 from core.evaluate import evaluate_model
 from core.export import apply_recipe, export_model, write_report
 from core.export.training_script import training_script
-from core.homecoming import take_back
-from core.networks import build_any
+from core.keep import homecoming
+from core.keep.homecoming import take_back
+from core.keep.networks import build_any
+from core.keep.subject import Subject, open_subject
 from core.plan import plan_uniform
 from core.records import Plan, Scores, fingerprint_state
-from core.subject import Subject, open_subject
 
 MODEL = "demo/digits-resnet"
 

@@ -10,6 +10,7 @@ from torch import nn
 
 from core import count_cost, evaluate_model, mask_model
 from core.errors import CoreError
+from core.keep.subject import Subject, open_subject
 from core.learn import facts as facts_module
 from core.learn import lesson as lesson_module
 from core.learn.answers import Progress, answered, goal_met, gone_on, judge, may_go_on, options_of
@@ -17,7 +18,6 @@ from core.learn.facts import FACTS, facts_of, middle_group
 from core.learn.lesson import filled, find_lesson, list_lessons, places
 from core.measure.importance import score_channels
 from core.records import Plan
-from core.subject import Subject, open_subject
 
 LESSONS = [lesson.name for lesson in list_lessons()]
 

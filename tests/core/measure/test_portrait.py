@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from core import Plan, Subject, filter_mosaics, open_subject, plan_uniform, prune_model, score_channels, sights
 from core.errors import Cancelled, MeasureError
 from core.measure.portrait import MAP_EDGE, MOST_INPUTS, places, portray, smaller, unit_filters
-from core.portraits import packed, portrait_images, portray_plan, unpacked
 from core.records import ImageData
+from core.show.portraits import packed, portrait_images, portray_plan, unpacked
 from core.trace import trace_channels
 from tests.untouched import same, state_of
 

@@ -1,0 +1,1 @@
+"""What outlives a click: the store, workspaces, results by key, uploads, networks that no repair makes again."""

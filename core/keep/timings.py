@@ -1,0 +1,62 @@
+"""What was timed since a latency table was made: every measured plan makes the next predictions better."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any
+
+from core.errors import CoreError
+from core.keep.store import Store, StoreError
+from core.measure.cost.lookup import corrected
+from core.measure.cost.tables import LatencyTable
+from core.measure.cost.wall import Timing
+from core.records import Latency, Plan, Trace
+
+log = logging.getLogger(__name__)
+KIND = "timings"  # in the store, under the key of the latency table
+KEPT = 8  # the newest say most
+TABLES_KEPT = 8  # corrected tables, for everybody
+_tables: OrderedDict[Any, LatencyTable] = OrderedDict()
+_lock = threading.Lock()
+
+
+def note_timing(store: Store, key: str, trace: Trace, plan: Plan, times: Sequence[Latency]) -> None:
+    """Remember that the network of ``plan`` was timed. times: dense network first, pruned last; one = the dense alone.
+
+    key: of the network's latency table. That it cannot be kept is no reason to fail: it is only written to the log.
+    """
+    dense, pruned = times[0], times[-1]
+    widths = {name: len(kept) for name, kept in plan.kept.items() if len(kept) < trace.group(name).units}
+    about = (dense.repeats, dense.threads, dense.batch, dense.device, datetime.now(UTC).isoformat(timespec="seconds"))
+    found = Timing(widths, pruned.median_ms, dense.median_ms, dense.low_ms, dense.high_ms, *about)
+    try:
+        older = store.result(KIND, key)
+        store.put_result(KIND, key, [*(older if isinstance(older, list) else []), asdict(found)][-KEPT:])
+    except StoreError as error:
+        log.warning("%s", error)
+
+
+def newest_table(store: Store, key: str, trace: Trace, table: LatencyTable) -> LatencyTable:
+    """``table`` corrected by what was timed since it was made: see ``corrected``. What cannot be read is left out."""
+    notes = store.result(KIND, key) or []
+    made = table.wall.when if table.wall is not None else ""
+    notes = [note for note in notes if isinstance(note, dict) and str(note.get("when", "")) >= made]
+    name = (key, made, table.knots, *((note["when"], note.get("plan_ms")) for note in notes))
+    with _lock:
+        if name in _tables:
+            return _tables[name]
+    try:
+        found = corrected(trace, table, [Timing.from_dict(note) for note in notes])
+    except CoreError as error:
+        log.warning("%s", error)
+        found = table
+    with _lock:
+        _tables[name] = found
+        while len(_tables) > TABLES_KEPT:
+            _tables.popitem(last=False)
+    return found

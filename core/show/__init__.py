@@ -1,0 +1,1 @@
+"""Records as the rows, tables and pictures that people see and take away. Nothing here measures."""

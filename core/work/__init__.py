@@ -1,0 +1,1 @@
+"""Long work in the background: the queue, the worker processes, and the verbs that they know."""
