@@ -1,7 +1,7 @@
 """Everything written, reloaded in a fresh process and compared: `python tests/bench/bench_export.py [part of a name]`.
 
-For the three demos, the CIFAR ResNet-20 and 56 (../shared; left out where that is missing) and 25 CNNs of torchvision,
-half of every group removed by weight-l2:
+For the three demos, the CIFAR ResNet-20 and 56 (../shared; left out where that is missing), 25 CNNs of torchvision and
+a few of timm (where that is installed), half of every group removed by weight-l2:
 
 - every format is written; each is loaded in a fresh process without Prunescope (the recipe: with it), and its outputs
   must be within 1e-4 of the network that was exported, relative to the largest output (ONNX 1e-3), with equal accuracy
@@ -25,6 +25,7 @@ import shutil
 import sys
 import tempfile
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,8 @@ TORCHVISION = tuple(
         "shufflenet_v2_x0_5", "shufflenet_v2_x1_0", "squeezenet1_0", "squeezenet1_1", "vgg11_bn", "wide_resnet50_2",
     )
 )  # fmt: skip
+TIMM = ("timm/resnet10t", "timm/mobilenetv4_conv_small", "timm/ghostnet_100")
+NETWORKS = (*DEMOS, *CIFAR, *TORCHVISION, *TIMM)
 REMOVED, BAR, ONNX_BAR, SLACK = 0.5, 1e-4, 1e-3, 1.02
 # Bytes beside the weights that a format may take: per tensor, and per step of the graph.
 OVERHEAD = {"checkpoint": (160, 0), "exported_program": (600, 2200), "onnx": (60, 700), "torchscript": (700, 1300)}
@@ -67,10 +70,12 @@ OVERHEAD = {"checkpoint": (160, 0), "exported_program": (600, 2200), "onnx": (60
 def main(arguments: list[str]) -> int:
     write = "--write" in arguments
     wanted = [one for one in arguments if not one.startswith("--")]
-    names = [name for name in (*DEMOS, *CIFAR, *TORCHVISION) if not wanted or any(part in name for part in wanted)]
+    names = [name for name in NETWORKS if not wanted or any(part in name for part in wanted)]
     if not SHARED.is_dir():
         print("Left out for want of ../shared:", *[name for name in names if name in CIFAR])
         names = [name for name in names if name not in CIFAR]
+    if find_spec("timm") is None:
+        names = [name for name in names if name not in TIMM]
     os.environ["PRUNESCOPE_HOME"] = tempfile.mkdtemp()
     keep = next((Path(one.partition("=")[2]) for one in arguments if one.startswith("--keep=")), None)
     rows: list[dict[str, Any]] = []
@@ -83,7 +88,7 @@ def main(arguments: list[str]) -> int:
             with keep.open("a", encoding="utf-8") as file:
                 print(json.dumps(rows[-1]), file=file)
         if write:
-            rows.sort(key=lambda row: (*DEMOS, *CIFAR, *TORCHVISION).index(row["name"]))
+            rows.sort(key=lambda row: NETWORKS.index(row["name"]))
             TABLE.parent.mkdir(parents=True, exist_ok=True)
             TABLE.write_text(table(rows), encoding="utf-8")
     shutil.rmtree(os.environ["PRUNESCOPE_HOME"])
@@ -168,14 +173,12 @@ def without_source(row: dict[str, Any], folder: Path, loaded: LoadedModel, plan:
     assert found is not None
     trace = trace_channels(found.module, found.example)
     row["groups"] = [len(trace.prunable), len(plan.kept)]
-    if {group.id for group in trace.prunable} != set(plan.kept):
+    same_groups = {group.id for group in trace.prunable} == set(plan.kept)
+    if not same_groups:
         row["faults"].append("opened from .pt2, the network has other groups")
         plan = plan_uniform(trace, score_channels(trace, None, "weight-l2"), REMOVED)
-        export_model(
-            prune_model(found.module, trace, plan), plan, folder / "opened", "python", loaded=found, trace=trace
-        )
-    else:
-        module = prune_model(found.module, trace, plan)
+    module = prune_model(found.module, trace, plan)
+    if same_groups:
         with torch.inference_mode():
             images = torch.cat([loaded.example, -loaded.example])
             first, second = pruned(images), module(images)
@@ -191,7 +194,7 @@ def without_source(row: dict[str, Any], folder: Path, loaded: LoadedModel, plan:
 def table(rows: list[dict[str, Any]]) -> str:
     """The whole page as Markdown."""
     seconds = sum(row["seconds"] for row in rows)
-    left = [name for name in (*DEMOS, *CIFAR, *TORCHVISION) if name not in {row["name"] for row in rows}]
+    left = [name for name in NETWORKS if name not in {row["name"] for row in rows}]
     faults = sum(len(row["faults"]) for row in rows)
     lines = [
         "# Export: every format, reloaded and compared",
