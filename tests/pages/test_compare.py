@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from streamlit.testing.v1 import AppTest
@@ -14,41 +12,12 @@ from core import AS_CUT, Plan, Scores, desk_plan, find_result, job_key, open_sub
 from core.keep import workspace as records
 from core.keep.store import open_store
 from core.keep.workspace import Workspace, new_token
-from core.work.job_queue import JobStatus
 from pages.components import compare, origins, session, work
+from tests.pages.stand_in import Jobs
 
 PAGE = Path(__file__).parents[2] / "pages" / "6_Compare.py"
 TIME = {"median_ms": 1.5, "low_ms": 1.4, "high_ms": 1.7, "device": "cpu", "threads": 1, "batch": 1}
-
-
-class Jobs:
-    """Stands where the worker processes would."""
-
-    def __init__(self) -> None:
-        self.asked: list[str] = []
-        self.stopped: list[str] = []
-
-    def submit(self, owner: str, verb: str, arguments: dict[str, Any], *, key: str, replaces: str | None) -> str:
-        self.asked.append(arguments["plan"])
-        return f"{verb}:{len(self.asked)}"
-
-    def status(self, job_id: str) -> JobStatus:
-        state = "cancelled" if job_id in self.stopped else "running"
-        return JobStatus(job_id, "me", job_id.partition(":")[0], state=state, fraction=0.25)
-
-    def cancel(self, job_id: str) -> None:
-        self.stopped.append(job_id)
-
-
-@pytest.fixture(autouse=True)
-def jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Jobs]:
-    monkeypatch.setenv("PRUNESCOPE_HOME", str(tmp_path))
-    work._parsed.clear()
-    found = Jobs()
-    monkeypatch.setattr(work, "open_jobs", lambda: found)
-    yield found
-    open_store().close()
-    work._parsed.clear()
+pytestmark = pytest.mark.usefixtures("jobs")
 
 
 def plan_of(removed: dict[str, int]) -> Plan:

@@ -6,7 +6,6 @@ No worker here: rungs are put where a worker would have filed them (tests/core/t
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,48 +17,14 @@ from core.keep.networks import keep_network
 from core.keep.store import open_store
 from core.keep.workspace import Workspace, new_token, undo
 from core.show.recovery import FINETUNE, rung_arguments
-from core.work.job_queue import JobStatus
 from pages.components import ladder, moves, session, work
 from tests.pages.headline_of import headline_cells
+from tests.pages.stand_in import Jobs
 
 ROOT = Path(__file__).parents[2]
 REMOVED = {"features.10": 32, "features.24": 80}
 SECONDS = 30  # what the page asks for at first
-
-
-class Jobs:
-    """Stands where the worker processes would: notes what is asked for, and says of each job what the test set."""
-
-    def __init__(self) -> None:
-        self.asked: list[tuple[str, dict[str, Any], str | None]] = []
-        self.say: dict[str, Any] = {"state": "running", "fraction": 0.25}
-
-    def submit(
-        self, owner: str, verb: str, arguments: dict[str, Any], *, key: str | None = None, replaces: str | None = None
-    ) -> str:
-        self.asked.append((verb, arguments, replaces))
-        return f"{verb}:{len(self.asked)}"
-
-    def status(self, job_id: str) -> JobStatus:
-        return JobStatus(job_id, "me", job_id.partition(":")[0], **self.say)
-
-    def statuses(self, owner: str) -> list[JobStatus]:
-        return []
-
-    def cancel(self, job_id: str) -> None:
-        self.say = {"state": "cancelled"}
-
-
-@pytest.fixture(autouse=True)
-def jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Jobs]:
-    monkeypatch.setenv("PRUNESCOPE_HOME", str(tmp_path))
-    work._parsed.clear()
-    found = Jobs()
-    for module in (work, ladder):
-        monkeypatch.setattr(module, "open_jobs", lambda: found)
-    yield found
-    open_store().close()
-    work._parsed.clear()
+pytestmark = pytest.mark.usefixtures("jobs")
 
 
 def visit(**values: Any) -> AppTest:

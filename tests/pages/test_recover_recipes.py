@@ -5,8 +5,6 @@ No worker here; tests/core/test_recipe_runs.py has the real ones.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,23 +14,13 @@ from core import AS_CUT, OWN, Plan, job_key, open_subject, own_choices, prune_mo
 from core.keep.networks import keep_network
 from core.keep.store import open_store
 from core.keep.workspace import Workspace, undo
-from pages.components import ladder, runs, stories, story_charts, work
-from tests.pages.test_recover_ladder import Jobs, again, labels, press, said, saved, visit
+from pages.components import runs, stories, story_charts, work
+from tests.pages.stand_in import Jobs
+from tests.pages.test_recover_ladder import again, labels, press, said, saved, visit
 
 PLAN = Plan({"features.0": tuple(range(2, 20)), "features.24": tuple(range(40))}, "a recipe")
 FIRST = recipe_cards()[0].name
-
-
-@pytest.fixture(autouse=True)
-def jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Jobs]:
-    monkeypatch.setenv("PRUNESCOPE_HOME", str(tmp_path))
-    work._parsed.clear()
-    found = Jobs()
-    for module in (work, ladder):
-        monkeypatch.setattr(module, "open_jobs", lambda: found)
-    yield found
-    open_store().close()
-    work._parsed.clear()
+pytestmark = pytest.mark.usefixtures("jobs")
 
 
 def opened(**chosen: Any) -> AppTest:

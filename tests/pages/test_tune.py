@@ -17,8 +17,8 @@ from streamlit.testing.v1 import AppTest
 from core import AS_CUT, Plan, Scores, count_cost, desk_plan, find_result, job_key, list_criteria, open_subject
 from core.keep.store import open_store
 from core.keep.workspace import Workspace, new_token
-from core.work.job_queue import JobStatus
 from pages.components import moves, session, tables, work
+from tests.pages.stand_in import Jobs
 
 PAGE = Path(__file__).parents[2] / "pages" / "4_Tune.py"
 CRITERIA = [row.name for row in list_criteria()]
@@ -29,37 +29,10 @@ MEASURED = {
 }
 
 
-class Jobs:
-    """Stands where the worker processes would: notes what is asked for, and says of each job what the test set."""
-
-    def __init__(self) -> None:
-        self.asked: list[tuple[str, dict[str, Any], str | None]] = []
-        self.say: dict[str, dict[str, Any]] = {}
-
-    def submit(self, owner: str, verb: str, arguments: dict[str, Any], *, key: str, replaces: str | None) -> str:
-        self.asked.append((verb, arguments, replaces))
-        return f"{verb}:{len(self.asked)}"
-
-    def status(self, job_id: str) -> JobStatus:
-        verb = job_id.partition(":")[0]
-        return JobStatus(job_id, "me", verb, **{"state": "running", "fraction": 0.25, **self.say.get(verb, {})})
-
-    def cancel(self, job_id: str) -> None:
-        raise AssertionError("nothing here is cancelled by hand")
-
-    def verbs(self) -> list[str]:
-        return [verb for verb, _, _ in self.asked]
-
-
 @pytest.fixture(autouse=True)
-def jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Jobs]:
-    monkeypatch.setenv("PRUNESCOPE_HOME", str(tmp_path / "home"))
-    work._parsed.clear()
-    found = Jobs()
-    monkeypatch.setattr(work, "open_jobs", lambda: found)
-    yield found
-    open_store().close()
-    work._parsed.clear()
+def _nothing_is_cancelled_by_hand(jobs: Jobs) -> Iterator[None]:
+    yield
+    assert jobs.stopped == []
 
 
 def opened(**state: Any) -> AppTest:
@@ -197,14 +170,14 @@ def test_a_preview_that_a_newer_plan_replaced_is_asked_for_again(jobs: Jobs) -> 
     app = edited(opened(), {"features.10": 20})
     first = [entry for entry in jobs.asked if entry[0] == "evaluate_plan"]
     assert all(slot == "preview" for _, _, slot in first)
-    jobs.say["evaluate_plan"] = {"state": "cancelled"}
+    jobs.say_of["evaluate_plan"] = {"state": "cancelled"}
     app.run()
     again = [entry for entry in jobs.asked if entry[0] == "evaluate_plan"]
     assert len(again) == len(first) + 1 and again[-1][1]["plan"] == first[-1][1]["plan"]
 
 
 def test_a_failed_measurement_says_why_and_can_be_started_again(jobs: Jobs) -> None:
-    jobs.say["evaluate_plan"] = {"state": "failed", "error": "Memory ran out. Try fewer images."}
+    jobs.say_of["evaluate_plan"] = {"state": "failed", "error": "Memory ran out. Try fewer images."}
     app = opened()
     assert [error.value for error in app.error] == ["Memory ran out. Try fewer images."]
     asked = jobs.verbs().count("evaluate_plan")
