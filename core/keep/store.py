@@ -1,4 +1,4 @@
-"""What must survive a restart: measured results by content, and workspaces by token. One SQLite file.
+"""What must survive a restart: measured results by content, workspaces by token, classes by code. One SQLite file.
 
 Measured values go in as JSON, compressed, and come out as the same JSON; nothing is ever unpickled. Every call is one
 short transaction, so several threads and processes may share the file (WAL mode). ``synchronous=NORMAL``: a crash of
@@ -38,7 +38,23 @@ CREATE TABLE IF NOT EXISTS results (
 CREATE TABLE IF NOT EXISTS workspaces (
     token TEXT PRIMARY KEY, state BLOB NOT NULL, revision INTEGER NOT NULL, updated REAL NOT NULL);
 CREATE INDEX IF NOT EXISTS results_by_age ON results (created);
+CREATE TABLE IF NOT EXISTS classes (
+    code TEXT PRIMARY KEY, key_hash TEXT NOT NULL, task TEXT NOT NULL, created REAL NOT NULL, used REAL NOT NULL,
+    closed INTEGER NOT NULL DEFAULT 0, version INTEGER NOT NULL DEFAULT 1);
+CREATE TABLE IF NOT EXISTS class_members (
+    code TEXT NOT NULL, who TEXT NOT NULL, name TEXT NOT NULL, name_key TEXT NOT NULL,
+    PRIMARY KEY (code, who), UNIQUE (code, name_key));
+CREATE TABLE IF NOT EXISTS class_plans (
+    number INTEGER PRIMARY KEY AUTOINCREMENT, code TEXT NOT NULL, who TEXT NOT NULL, plan TEXT NOT NULL,
+    told TEXT NOT NULL, made REAL NOT NULL, UNIQUE (code, who, plan));
 """
+# What a person made and nothing can measure again: carried over from a damaged file, column by column.
+MADE = {
+    "workspaces": "token, state, revision, updated",
+    "classes": "code, key_hash, task, created, used, closed, version",
+    "class_members": "code, who, name, name_key",
+    "class_plans": "number, code, who, plan, told, made",
+}
 
 
 class StoreError(CoreError):
@@ -141,6 +157,13 @@ class Store:
         row = self._run(lambda connection: connection.execute(query, (token,)).fetchone())
         return 0 if row is None else row[0]
 
+    def transact(self, action: Callable[[sqlite3.Connection], T], *, writes: bool = False) -> T:
+        """``action`` on the open file as one transaction, all or nothing; for tables with a module of their own.
+
+        ``writes``: it changes something. What ``action`` raises passes through, and nothing is changed then.
+        """
+        return self._run(action, writes=writes)
+
     def close(self) -> None:
         """Release the file; the next call opens it again."""
         with self._lock:
@@ -188,10 +211,13 @@ class Store:
         for ending in ("", "-wal", "-shm"):
             with contextlib.suppress(FileNotFoundError):
                 os.replace(f"{self.path}{ending}", f"{aside}{ending}")
-        rows = list(_readable_workspaces(aside))
+        kept = {table: list(_readable(aside, table)) for table in MADE}
         with contextlib.closing(_connect(self.path)) as fresh, _transaction(fresh, True):
-            fresh.executemany("INSERT OR IGNORE INTO workspaces VALUES (?, ?, ?, ?)", rows)
-        saved = f"{len(rows)} saved workspaces were carried over" if rows else "nothing could be carried over"
+            for table, rows in kept.items():
+                places = ", ".join("?" * len(MADE[table].split(",")))
+                fresh.executemany(f"INSERT OR IGNORE INTO {table} ({MADE[table]}) VALUES ({places})", rows)
+        told = [f"{len(kept[name])} saved {name} were carried over" for name in ("workspaces", "classes") if kept[name]]
+        saved = ", ".join(told) or "nothing could be carried over"
         self.notice = (
             f"The file with stored results was damaged. It was moved to {aside} and a new one begun; {saved}. "
             "Measurements are made again when they are needed."
@@ -257,9 +283,9 @@ def _transaction(connection: sqlite3.Connection, writes: bool) -> Iterator[None]
         raise
 
 
-def _readable_workspaces(path: Path) -> Iterator[tuple[str, bytes, int, float]]:
+def _readable(path: Path, table: str) -> Iterator[tuple[Any, ...]]:
     with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(path)) as damaged:
-        yield from damaged.execute("SELECT token, state, revision, updated FROM workspaces")
+        yield from damaged.execute(f"SELECT {MADE[table]} FROM {table}")
 
 
 def _pack(value: Any) -> bytes:
