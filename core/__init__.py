@@ -35,6 +35,13 @@ _HOME = {
     "core.keep.homecoming": "take_back take_back_upload",
     "core.show.inventory": "LayerRow class_counts layer_rows part_sizes sample_pictures summarise_trace",
     "core.learn.answers": "Progress answered goal_met gone_on judge may_go_on options_of",
+    "core.learn.classroom": "BUDGETS CONTROLS FROZEN HIDDEN Assignment from_parameters is_link to_query",
+    "core.learn.classroom_board": (
+        "LONGEST_NAME Class Entry close_class count_learners entries find_class hand_in is_teacher join member_name "
+        "open_class plain_code remove_class remove_entry"
+    ),
+    "core.learn.classroom_handout": "handout_html",
+    "core.learn.classroom_plans": "Board board_csv board_of dense_accuracy measured_plan plan_name",
     "core.learn.lesson": "Lesson LessonStep filled find_lesson list_lessons",
     "core.load": "list_data list_families list_models load_data load_model sanitise_weights",
     "core.measure.cost": "LatencyTable build_latency_table count_cost measure_latency predict_latency",
@@ -44,6 +51,7 @@ _HOME = {
     "core.measure.importance.maps": "unscored_groups",
     "core.measure.importance.agreement": "Agreement compare_criteria",
     "core.measure.sensitivity": "Sensitivity scan_sensitivity",
+    "core.keep.model_files": "MODEL_SUFFIXES ModelFile examine_model_file keep_model_file",
     "core.keep.networks": "has_network is_kept",
     "core.show.picture": "GroupRow Picture PictureWidths draw_network group_rows picture_widths",
     "core.plan": "GROUP_SETS RATIO_RULES list_ratio_rules plan_budget plan_counts plan_fractions plan_uniform",
@@ -51,6 +59,7 @@ _HOME = {
     "core.show.cookbook": "OWN OwnChoice RecipeCard own_choices recipe_cards runs_csv",
     "core.work.recipe_runs": "repair_of",
     "core.recipes": ("LOOPS Outcome RECIPES RUNGS Recipe Rung Unfinished climb_ladder list_recipes run_recipe"),
+    "core.learn.progress": "pack_progress unpack_progress",
     "core.keep.project": "open_project pack_project",
     "core.show.reasons": "Reason plan_reasons reasons_csv",
     "core.records": "Accuracy Cost CurvePoint Group ImageData Latency LoadedModel Plan Scores Trace",

@@ -1,8 +1,9 @@
 """A project file: one person's work to take elsewhere, and to open again. A zip of plain JSON, weights and images.
 
 It holds the workspace (network, plan, undo, named plans, what was measured of them) and the files that were uploaded
-for it. Curves and scores are not in it: what everybody on a server shares is never taken from a stranger's file; they
-are measured again where they are missing.
+for it. The workspace's own token, which opens it to everybody who knows it, is nowhere in it. Curves and scores are
+not in it either: what everybody on a server shares is never taken from a stranger's file; they are measured again
+where they are missing.
 """
 
 from __future__ import annotations
@@ -15,15 +16,16 @@ from pathlib import Path
 from typing import IO, Any
 
 from core.errors import CoreError, LoadError
+from core.keep.model_files import MODEL_SUFFIXES, keep_model_file
 from core.keep.subject import data_address, split_address, uploads_folder
 from core.keep.uploads import UPLOAD_LIMIT_BYTES, keep_images, keep_weights
 from core.keep.workspace import Workspace, new_token
 
 FORMAT = 1
 SUFFIX = ".prunescope"
-STATE, WEIGHTS, IMAGES = "project.json", "weights/", "images/"
+STATE, WEIGHTS, IMAGES, NETWORK = "project.json", "weights/", "images/", "network/"
 MAX_STATE_BYTES = 32 << 20
-MAX_FILES = 3
+MAX_FILES = 4
 
 
 def pack_project(workspace: Workspace) -> bytes:
@@ -31,7 +33,8 @@ def pack_project(workspace: Workspace) -> bytes:
     state: dict[str, Any] = {**workspace.to_json(), "token": ""}
     found = io.BytesIO()
     with zipfile.ZipFile(found, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr(STATE, json.dumps({"format": FORMAT, "workspace": state}))
+        text = json.dumps({"format": FORMAT, "workspace": state})
+        archive.writestr(STATE, text.replace(workspace.token, ""))  # it is part of the paths of uploads and exports
         for kind, path in _own_files(workspace).items():
             archive.write(path, kind + path.name)
     return found.getvalue()
@@ -60,17 +63,20 @@ def _own_files(workspace: Workspace) -> dict[str, Path]:
         path = Path(text).resolve() if text else None
         if path is not None and path.is_file() and path.parent == home and path.stat().st_size <= UPLOAD_LIMIT_BYTES:
             found[kind] = path
+    network = Path(workspace.model_source).resolve() if workspace.model_source.endswith(MODEL_SUFFIXES) else home
+    if network.is_file() and network.parent.parent == home and network.stat().st_size <= UPLOAD_LIMIT_BYTES:
+        found[NETWORK] = network
     return found
 
 
 def _checked(archive: zipfile.ZipFile) -> list[str]:
     entries = archive.infolist()
     names = [entry.filename for entry in entries]
-    known = all(name == STATE or name.startswith((WEIGHTS, IMAGES)) for name in names)
+    known = all(name == STATE or name.startswith((WEIGHTS, IMAGES, NETWORK)) for name in names)
     if STATE not in names or len(names) > MAX_FILES or not known:
         raise LoadError(f"Expected a project file ({SUFFIX}) made by Prunescope; this archive holds something else.")
-    if sum(entry.file_size for entry in entries) > 2 * UPLOAD_LIMIT_BYTES + MAX_STATE_BYTES:
-        most = f"{2 * UPLOAD_LIMIT_BYTES >> 20} MiB"
+    if sum(entry.file_size for entry in entries) > 3 * UPLOAD_LIMIT_BYTES + MAX_STATE_BYTES:
+        most = f"{3 * UPLOAD_LIMIT_BYTES >> 20} MiB"
         raise LoadError(f"This project unpacks to more than {most}, the most that is taken.")
     return names
 
@@ -92,9 +98,20 @@ def _with_files(archive: zipfile.ZipFile, names: list[str], work: Workspace) -> 
         if name.startswith(WEIGHTS):
             with archive.open(name) as opened:
                 work = replace(work, weights_path=str(keep_weights(opened, Path(name).name, work.token)))
+        elif name.startswith(NETWORK):
+            with archive.open(name) as opened:
+                work = _with_network(work, str(keep_model_file(opened, Path(name).name, work.token).path))
         elif name.startswith(IMAGES):
             _, root, size = split_address(work.data_source)
             with archive.open(name) as opened:
                 kept = keep_images(opened, Path(name).name, work.token)
             work = replace(work, data_source=data_address(str(kept), root=root, size=size))
     return work
+
+
+def _with_network(work: Workspace, source: str) -> Workspace:
+    """The work, and the plans made of its network, with the file that it is read from here."""
+    plans = (
+        replace(plan, model_source=source) if plan.model_source == work.model_source else plan for plan in work.plans
+    )
+    return replace(work, model_source=source, plans=tuple(plans))

@@ -38,6 +38,12 @@ class Subject:
         return digest(self.loaded.fingerprint, self.data.fingerprint)
 
     @property
+    def source_name(self) -> str:
+        """``model_source`` to be shown: of a file its name alone."""
+        path = Path(self.model_source)
+        return path.name if path.is_absolute() else self.model_source
+
+    @property
     def chance(self) -> float:
         """Accuracy of guessing, a share."""
         return 1 / max(1, len(self.data.classes))

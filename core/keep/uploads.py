@@ -24,12 +24,12 @@ def keep_weights(file: IO[bytes], name: str, owner: str) -> Path:
     Nothing is unpickled here: a separate process with bounded memory reads the tensors and writes them anew. Raises
     LoadError when the file is too large, no weights file, or refused; nothing stays behind then.
     """
-    suffix = _suffix(name, SUFFIXES)
+    suffix = check_suffix(name, SUFFIXES)
     folder = uploads_folder(owner)
     raw = folder / f"{secrets.token_hex(8)}{suffix}"
     try:
         digest = keep_stream(file, raw, name)
-        kept = folder / f"{_plain(name)}-{digest}.safetensors"
+        kept = folder / f"{plain_name(name)}-{digest}.safetensors"
         if not kept.exists():
             try:
                 sanitise_weights(raw, kept)
@@ -44,11 +44,11 @@ def keep_weights(file: IO[bytes], name: str, owner: str) -> Path:
 def keep_images(file: IO[bytes], name: str, owner: str) -> Path:
     """An .npz file in the owner's folder, as it came; ``load_data`` reads it without unpickling. Raises LoadError when
     it is too large or no .npz file by name."""
-    suffix = _suffix(name, (".npz",))
+    suffix = check_suffix(name, (".npz",))
     folder = uploads_folder(owner)
     raw = folder / f"{secrets.token_hex(8)}{suffix}.part"
     try:
-        kept = folder / f"{_plain(name)}-{keep_stream(file, raw, name)}{suffix}"
+        kept = folder / f"{plain_name(name)}-{keep_stream(file, raw, name)}{suffix}"
         os.replace(raw, kept)
     finally:
         raw.unlink(missing_ok=True)
@@ -56,14 +56,16 @@ def keep_images(file: IO[bytes], name: str, owner: str) -> Path:
     return kept
 
 
-def _suffix(name: str, allowed: tuple[str, ...]) -> str:
+def check_suffix(name: str, allowed: tuple[str, ...]) -> str:
+    """The ending of a file's name, in small letters. Raises LoadError when it is none of ``allowed``."""
     suffix = Path(name).suffix.lower()
     if suffix not in allowed:
         raise LoadError(f"Expected a file ending in {', '.join(allowed)}; found {Path(name).name!r}.")
     return suffix
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
+    """The stem of a file's name in letters, digits, - and _ alone."""
     return re.sub(r"[^A-Za-z0-9_-]+", "-", Path(name).stem)[:60].strip("-") or "file"
 
 

@@ -19,7 +19,7 @@ from core.records import LoadedModel
 
 SUFFIX = ".onnx"
 TOLERANCE = 1e-3
-INSPECT = "It can be inspected (prunescope inspect FILE) but not pruned."
+INSPECT = "Its structure, cost and time can be inspected, but it cannot be pruned."
 
 
 def read_onnx(path: Path) -> LoadedModel | None:

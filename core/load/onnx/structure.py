@@ -111,11 +111,22 @@ def inspect_onnx(path: str | Path) -> OnnxFile:
         tuple(one.name for one in proto.graph.output),
         fixed if len(fixed) == 3 else (),
         shape[0] if shape else None,
-        sum(math.prod(size) for size in sizes.values()),
+        _params(proto),
         sum(layer.macs or 0 for layer in layers),
         layers,
         dict(Counter(node.op_type for node in proto.graph.node).most_common()),
     )
+
+
+def _params(proto: Any) -> int:
+    """Numbers that were learned: stored fractions, without the statistics of batch norms."""
+    from onnx import TensorProto
+
+    kinds = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
+    norms = [node for node in proto.graph.node if node.op_type == "BatchNormalization"]
+    statistics = {name for node in norms for name in node.input[3:5]}
+    stored = [one for one in proto.graph.initializer if one.data_type in kinds and one.name not in statistics]
+    return sum(math.prod(one.dims) for one in stored)
 
 
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
