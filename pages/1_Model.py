@@ -6,7 +6,7 @@ import streamlit as st
 
 from core import CoreError, Subject, class_counts, count_cost, layer_rows
 from core.keep.workspace import Workspace
-from pages.components import forms, frame, pictures, session, tables, work
+from pages.components import forms, frame, network_file, pictures, session, tables, work
 
 LEAD = "Choose a network and images. What is open now stays until the new choice has opened without a fault."
 
@@ -20,6 +20,7 @@ def main() -> None:
     with form:
         _choose()
     with shown:
+        network_file.show(record)
         if subject is None:
             st.info("Nothing is open. Choose a network on the left.", icon=":material/info:")
         else:
@@ -39,13 +40,15 @@ def _choose() -> None:
         except CoreError as error:
             st.error(str(error), icon=":material/error:")
             return
-        session.notify_done(f"{subject.loaded.name} is open, with {len(subject.data):,} images of {subject.data.name}.")
+        if subject is not None:
+            name, images = subject.loaded.name, f"{len(subject.data):,} images of {subject.data.name}"
+            session.notify_done(f"{name} is open, with {images}.")
         st.rerun()
 
 
 def _summary(record: Workspace, subject: Subject) -> None:
     st.markdown(f"### {subject.loaded.name}")
-    st.caption(f"{subject.model_source} · {work.weights_text(record, subject)}")
+    st.caption(f"{subject.source_name} · {work.weights_text(record, subject)}")
     for sentence in work.caveats(subject):
         st.info(sentence, icon=":material/info:")
     cost = count_cost(subject.trace)

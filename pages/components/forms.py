@@ -21,13 +21,14 @@ from core import (
     open_subject,
 )
 from core.keep import workspace as records
-from pages.components import session
+from pages.components import network_file, session
 
 FAMILIES = {
     "demo": "Demos",
     "cifar": "CIFAR ResNets",
     "torchvision": "torchvision",
     "timm": "timm",
+    network_file.FAMILY: "From a file",
 }
 OWN, RANDOM, PRETRAINED, FILE = "Trained here", "Random", "Its authors'", "From a file"
 FOLDER, NPZ, SUITED = "folder", "npz", ""
@@ -36,9 +37,10 @@ ROOTED = ("CIFAR10", "CIFAR100", "MNIST", "FashionMNIST")  # kept by torchvision
 
 @dataclass(frozen=True)
 class Request:
-    """What the form says. ``weights``: OWN, RANDOM, PRETRAINED or FILE; the file comes as an upload or a path on the
-    server's own disk. ``data``: a name of ``list_data``, FOLDER, NPZ, or SUITED for what suits the model. ``size``:
-    edge of the images in pixels, 0 = as the network was made for."""
+    """What the form says. ``model``: a name, or network_file.FAMILY for a file, which brings its own weights.
+    ``weights``: OWN, RANDOM, PRETRAINED or FILE. A file comes as an upload or a path on the server's own disk.
+    ``data``: a name of ``list_data``, FOLDER, NPZ, or SUITED for what suits the model. ``size``: edge of the images in
+    pixels, 0 = as the network was made for."""
 
     model: str
     weights: str = OWN
@@ -50,20 +52,31 @@ class Request:
     data_name: str = ""
     data_path: str = ""
     size: int = 0
+    model_file: IO[bytes] | None = None
+    model_name: str = ""
+    model_path: str = ""
 
 
-def apply(request: Request) -> Subject:
+def apply(request: Request) -> Subject | None:
     """Open what the form asks for; only when all of it works does the workspace switch. Raises CoreError with a
-    sentence for the user; what was open before stays open."""
-    weights, name = _weights(request)
+    sentence for the user; what was open before stays open. None: a network file that can only be looked at; the page
+    shows what is in it, and what was open stays open."""
+    model, weights, name = request.model, "", ""
+    if request.model == network_file.FAMILY:
+        if request.model_file is not None and request.model_path.strip():
+            raise _two_ways(request.model_name, request.model_path)
+        found, name = network_file.take(request.model_file, request.model_name, request.model_path)
+        if found.why_not:
+            return None
+        model = str(found.path)
+    else:
+        weights, name = _weights(request)
     data = _data(request)
     try:
-        subject = open_subject(request.model, weights, data)
+        subject = open_subject(model, weights, data)
     except CoreError as error:
-        raise CoreError(str(error).replace(Path(weights).name, name) if name else str(error)) from error
-    session.update(
-        lambda record: records.open_model(record, request.model, data, weights_path=weights, weights_name=name)
-    )
+        raise CoreError(str(error).replace(Path(weights or model).name, name) if name else str(error)) from error
+    session.update(lambda record: records.open_model(record, model, data, weights_path=weights, weights_name=name))
     return subject
 
 
@@ -115,6 +128,7 @@ def choose_subject() -> Request | None:
     """Draw the form; what it says when "Open" was pressed in this run, else None."""
     st.markdown("##### Network")
     model = _model()
+    file, path = network_file.choose() if model == network_file.FAMILY else (None, "")
     weights, weights_file, weights_path = _weights_choice(model)
     st.markdown("##### Images")
     data, data_file, data_path, size = _data_choice(model)
@@ -131,19 +145,25 @@ def choose_subject() -> Request | None:
         data_file.name if data_file else "",
         data_path,
         size,
+        file,
+        file.name if file else "",
+        path,
     )
 
 
 def _model() -> str:
     now = session.workspace().model_source or "demo/digits-vgg"
+    begun = now.partition("/")[0]
     family = st.segmented_control(
         "Family",
-        list_families(),
+        [*list_families(), network_file.FAMILY],
         format_func=FAMILIES.get,
-        default=now.partition("/")[0],
+        default=begun if begun in list_families() else network_file.FAMILY,
         key="model-family",
         required=True,
     )
+    if family == network_file.FAMILY:
+        return family
     sources = {choice.source: choice for choice in _models(family)}
     known = list(sources)
     source = st.selectbox(
@@ -164,6 +184,8 @@ def _models(family: str) -> list[Any]:
 
 def _weights_choice(model: str) -> tuple[str, Any, str]:
     family = model.partition("/")[0]
+    if family == network_file.FAMILY:
+        return OWN, None, ""
     offered: Sequence[str] = {"demo": (OWN, RANDOM, FILE), "cifar": (FILE, RANDOM)}.get(
         family, (RANDOM, PRETRAINED, FILE)
     )

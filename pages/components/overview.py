@@ -69,7 +69,7 @@ def _advice(record: Workspace, subject: Subject, at: Standing) -> tuple[str, str
 def _loaded(record: Workspace, subject: Subject) -> None:
     cost = count_cost(subject.trace)
     st.markdown(f"##### {subject.loaded.name}")
-    st.caption(f"{subject.model_source} · {work.weights_text(record, subject)}")
+    st.caption(f"{subject.source_name} · {work.weights_text(record, subject)}")
     curves = work.sensitivity(record, subject) if not work.caveats(subject) else None
     st.html(tables.cost_html(cost, curves.dense if curves else None))
     channels, height, width = subject.trace.example.shape[1:]
