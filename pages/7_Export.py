@@ -7,7 +7,7 @@ from typing import Any
 
 import streamlit as st
 
-from core import AS_CUT, CoreError, Plan, Subject, layer_rows, list_formats
+from core import AS_CUT, MODEL_SUFFIXES, CoreError, Plan, Subject, layer_rows, list_formats
 from core.keep.workspace import Workspace, choose, note_measured
 from core.work.jobs import JobStatus, open_jobs
 from pages.components import exported, frame, homecoming, session, tables, work
@@ -15,7 +15,7 @@ from pages.components.standing import EXPORT, last_export
 
 LEAD = "Write a network that is really smaller, reload it in a fresh process, and measure it on images kept for this."
 JOB, FORMATS = "export_job", "export_formats"
-ALWAYS = "checkpoint"
+ALWAYS, OF_FILES = "checkpoint", "python"  # weights of a network from a file find their place in model.py alone
 OF_LIBRARIES, LIBRARIES = "python_class", ("torchvision/", "timm/")
 OPTIONAL = {row.name: row for row in list_formats() if row.name != ALWAYS}
 
@@ -119,7 +119,7 @@ def _start(subject: Subject, plan: Plan, formats: list[str]) -> None:
         "plan": plan.to_json(),
         "repair": work.repair(session.workspace(), plan),
         "owner": session.owner(),
-        "formats": [ALWAYS, *formats],
+        "formats": list(dict.fromkeys([ALWAYS, *([OF_FILES] if _from_file(subject) else []), *formats])),
         "criterion": work.criterion(session.workspace()),
     }
     try:
@@ -129,6 +129,10 @@ def _start(subject: Subject, plan: Plan, formats: list[str]) -> None:
         return
     ticket = {"id": job_id, "plan": work.network_key(session.workspace(), plan), "subject": subject.key}
     session.choose(**{JOB: ticket, FORMATS: formats})
+
+
+def _from_file(subject: Subject) -> bool:
+    return subject.model_source.endswith(MODEL_SUFFIXES)
 
 
 def _job(record: Workspace, subject: Subject) -> JobStatus | None:

@@ -15,6 +15,7 @@ from core.export.source import Source
 from core.trace.modes import evaluating
 
 FILE = "model.torchscript.pt"
+ONE_SIZE = "its trace takes no other batch size than the one it was made with."
 
 
 def write_torchscript(source: Source, path: Path) -> None:
@@ -28,9 +29,12 @@ def write_torchscript(source: Source, path: Path) -> None:
         traced = torch.jit.trace(module, source.example, strict=False, check_trace=False)
         with evaluating(source.module):
             expected = next(leaf for leaf in tree_flatten(source.module(images))[0] if isinstance(leaf, torch.Tensor))
-        found = next(leaf for leaf in tree_flatten(traced(images))[0] if isinstance(leaf, torch.Tensor))
+        try:
+            found = next(leaf for leaf in tree_flatten(traced(images))[0] if isinstance(leaf, torch.Tensor))
+        except RuntimeError as error:
+            raise ExportError(ONE_SIZE) from error
         if found.shape != expected.shape or not torch.allclose(found, expected, rtol=1e-4, atol=1e-4):
-            raise ExportError("its trace takes no other batch size than the one it was made with.")
+            raise ExportError(ONE_SIZE)
         torch.jit.save(traced, path)
     _forget_sources(path)
 
