@@ -1,6 +1,6 @@
 """Background work for several people at once: queued fairly, with progress, shared results and a cancel that works.
 
-Work runs in worker processes (core/work/worker.py). There are two lanes, each with its own processes: ``quick``
+Work runs in workers (core/work/executor.py says where). There are two lanes, each with its own workers: ``quick``
 verbs, for which someone waits, never stand behind a long scan. Within a lane people take turns, and each person's
 jobs keep their order. Two jobs with the same verb and key are one piece of work.
 """
@@ -19,16 +19,17 @@ from typing import Any
 from core.errors import CoreError
 from core.keep.store import Store, StoreError, open_store
 from core.registry import unknown_name
+from core.work.executor import Executor, LocalProcesses, Worker
 from core.work.job_parts import Parts
 from core.work.job_queue import ENDED, FairQueue, JobStatus, Task, Ticket
-from core.work.worker import Verb, WorkerProcess, load_verbs
+from core.work.worker import Verb, load_verbs
 
 log = logging.getLogger(__name__)
 UNKNOWN_JOB = "This job is no longer known: the server was started again since, or it ended long ago. Start it again."
 
 
 class JobManager:
-    """Runs verbs of the table ``VERBS`` in module ``verbs``, in ``workers`` processes.
+    """Runs verbs of the table ``VERBS`` in module ``verbs``, in ``workers`` processes, or where ``executor`` has them.
 
     With two or more workers one is kept for quick verbs; with one, quick and long share it. ``per_owner``: how many
     jobs of one owner may run at once in a lane. ``max_queued`` bounds all waiting jobs, ``max_queued_per_owner`` one
@@ -49,16 +50,17 @@ class JobManager:
         verbs: str = "core.work.worker",
         threads: int | None = None,
         cancel_grace_s: float = 0.8,
+        executor: Executor | None = None,
     ) -> None:
-        self._verbs_module, self._verbs = verbs, load_verbs(verbs)
-        self._threads = threads or max(1, (os.cpu_count() or 1) // workers)
+        self._verbs = load_verbs(verbs)
+        self._executor = executor or LocalProcesses(verbs, threads or max(1, (os.cpu_count() or 1) // workers))
         self._per_owner, self._max_queued, self._max_queued_per_owner = per_owner, max_queued, max_queued_per_owner
         self._max_ended, self._store, self._cancel_grace_s = max_ended, store, cancel_grace_s
         self._parts = Parts(store)
         long = "all" if workers < 2 else "long"
         self._sizes = {long: max(1, workers - 1)} if workers < 2 else {"quick": 1, long: workers - 1}
         self._queues = {lane: FairQueue() for lane in self._sizes}
-        self._workers: dict[str, list[WorkerProcess]] = {lane: [] for lane in self._sizes}
+        self._workers: dict[str, list[Worker]] = {lane: [] for lane in self._sizes}
         self._changed = threading.Condition(threading.RLock())
         self._tickets: dict[str, Ticket] = {}
         self._ended: deque[str] = deque()
@@ -236,10 +238,10 @@ class JobManager:
                 timer.daemon = True
                 timer.start()
 
-    def _kill_if_busy(self, worker: WorkerProcess, task: Task) -> None:
+    def _kill_if_busy(self, worker: Worker, task: Task) -> None:
         with self._changed:
             if worker.task is task:
-                log.warning("worker %d did not stop %s in time and is replaced", worker.pid, task.verb)
+                log.warning("%s did not stop %s in time and is replaced", worker.name, task.verb)
                 worker.kill()
 
     def _end(self, task: Task, state: str, **values: Any) -> None:
@@ -272,10 +274,7 @@ class JobManager:
     def _start_missing(self, lane: str) -> None:
         workers = self._workers[lane]
         while len(workers) < self._sizes[lane] and not self._closed:
-            worker = WorkerProcess(
-                self._on_message, self._on_exit, lane=lane, verbs=self._verbs_module, threads=self._threads
-            )
-            workers.append(worker)
+            workers.append(self._executor.start(lane, self._on_message, self._on_exit))
 
     def _pump(self) -> None:
         for lane, waiting in self._queues.items():
@@ -293,7 +292,7 @@ class JobManager:
     def _running(self, lane: str, owner: str) -> int:
         return sum(1 for worker in self._workers[lane] if worker.task is not None and worker.task.owner == owner)
 
-    def _on_message(self, worker: WorkerProcess, message: dict[str, Any]) -> None:
+    def _on_message(self, worker: Worker, message: dict[str, Any]) -> None:
         """Without the lock, from the worker's thread."""
         task = worker.task
         if "result" in message and task is not None and task.key is not None and self._store is not None:
@@ -317,7 +316,7 @@ class JobManager:
         elif "result" in message or "error" in message:
             self._parts.drop(task.verb, task.key)
 
-    def _take_in(self, worker: WorkerProcess, task: Task, message: dict[str, Any]) -> None:
+    def _take_in(self, worker: Worker, task: Task, message: dict[str, Any]) -> None:
         if "progress" in message:
             progress = message["progress"]
             task.fraction = progress["fraction"]
@@ -333,7 +332,7 @@ class JobManager:
         else:
             self._end(task, "failed", error=message["error"])
 
-    def _on_exit(self, worker: WorkerProcess) -> None:
+    def _on_exit(self, worker: Worker) -> None:
         """Without the lock, from the worker's thread. A worker that worked is replaced; one that never got ready costs
         one waiting job, so that a server whose workers cannot start does not try for ever."""
         with self._changed:

@@ -13,6 +13,7 @@ import pytest
 
 from core.errors import CoreError
 from core.keep.store import Store
+from core.work.executor import LocalProcesses
 from core.work.job_queue import FairQueue, JobStatus, Task
 from core.work.jobs import JobManager
 
@@ -132,8 +133,7 @@ def test_a_crash_fails_its_job_only(start: Callable[..., JobManager]) -> None:
 
 
 def test_workers_that_cannot_start_say_so(start: Callable[..., JobManager], tmp_path: Path) -> None:
-    manager = start()
-    manager._verbs_module = "no_such_module"
+    manager = start(executor=LocalProcesses("no_such_module", threads=1))
     jobs = [manager.submit("ann", "add", {"a": 1, "b": 1}) for _ in range(2)]
     for job in jobs:
         status = manager.wait(job, WAIT_S)
