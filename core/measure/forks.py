@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from core.measure.scan.lanes import Lanes
 from core.measure.scan.narrow import pick
 from core.measure.scan.program import Env, Program
 from core.measure.scan.runs import Run, Runs, consumer_masks
@@ -147,28 +148,40 @@ class _Forked:
         starts: dict[int, list[Fork]] = {}
         for fork in forks:
             starts.setdefault(self.run(fork).start, []).append(fork)
-        base = self.runs.base
-        env = self._entered(base, None, fresh)
-        lines = base.lines or program.lines
+        env = self._entered(self.runs.base, None, fresh)
         unchanged: list[Fork] = []
-        for index in range(len(program.steps) + 1):
-            for alike in self._alike(starts.get(index, ()), env):
-                if alike.as_base:
-                    unchanged += alike.forks
-                    continue
-                if stop():
-                    break
-                scores = self._scores(alike.forks[-1], env, fresh)
-                for fork in alike.forks:
+        lanes: Lanes[list[Fork]] = Lanes(torch.get_num_threads() if program.device.type == "cpu" else 1)
+        with lanes:
+            before = 0
+            for index in sorted(starts):
+                self._go_on(env, before, index, lanes)
+                before = index
+                for alike in self._alike(starts[index], env):
+                    if alike.as_base:
+                        unchanged += alike.forks
+                        continue
+                    if stop():
+                        break
+                    for some, scores in lanes.put(alike.forks, self._ready(alike.forks[-1], env, fresh)):
+                        for fork in some:
+                            yield fork, scores
+            self._go_on(env, before, len(program.steps), lanes)
+            if stop():
+                lanes.drop()
+            for some, scores in lanes.rest():
+                for fork in some:
                     yield fork, scores
-            if index < len(program.steps):
-                lines[index].run(env, 0)
         logits = program.logits(env)
         for fork in unchanged:
             if stop():
                 break
             yield fork, logits
         yield None, logits
+
+    def _go_on(self, env: Env, start: int, stop: int, lanes: Lanes[list[Fork]]) -> None:
+        """The base's next steps. They write over nothing made before them, which forks beside them may still read."""
+        lines = self.runs.base.lines or self.program.lines
+        lanes.do(lambda: self.program.run(env, start, stop, lines))
 
     def _alike(self, forks: Sequence[Fork], env: Env) -> list[_Alike]:
         """Forks that differ by units which are zero on all these images must give the same; base may be one of them."""
@@ -196,7 +209,8 @@ class _Forked:
     def _mixing(self) -> bool:
         return any(self.runs.trace.group(name).mixing for name in self.runs.plan.kept)
 
-    def _scores(self, fork: Fork, env: Env, fresh: Env) -> Tensor:
+    def _ready(self, fork: Fork, env: Env, fresh: Env) -> Callable[[], Tensor]:
+        """What is left to do for the fork's scores, on tensors of its own and on such as nobody changes."""
         run, group = self.run(fork), fork.group
         if run.narrowed is not None and not (group.mixing or self._mixing() or group.id in self.trusted):
             self.trusted[group.id] = self._equal(run, fork, self.runs.instead(group, fork.kept), env, fresh)
@@ -204,7 +218,7 @@ class _Forked:
             self.made.pop(fork, None)
             run = self.chosen[fork] = self.runs.instead(group, fork.kept)
         own = self._entered(run, fork, env if run.start else fresh)
-        return self.program.logits(self.program.run(own, run.start, lines=run.lines))
+        return lambda: self.program.logits(self.program.run(own, run.start, lines=run.lines))
 
     def _equal(self, narrow: Run, fork: Fork | None, hidden: Run, env: Env, fresh: Env) -> bool:
         """Whether a narrower run makes what the hidden one makes, where both are at full width again."""

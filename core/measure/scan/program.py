@@ -146,8 +146,9 @@ class Program:
 
         Tensors made before ``start`` are never written to.
         """
-        for line in (self.lines if lines is None else lines)[start:stop]:
-            line.run(env, start)
+        with torch.inference_mode():  # a thread's own matter
+            for line in (self.lines if lines is None else lines)[start:stop]:
+                line.run(env, start)
         return env
 
     def logits(self, env: Mapping[int, Any]) -> Tensor:

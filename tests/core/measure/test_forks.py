@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from torch import Tensor, nn
 from core.apply import mask_model, prune_model
 from core.measure.forks import Fork, ForkEngine, Latch
 from core.measure.scan.folding import fold_norms
+from core.measure.scan.lanes import Lanes
 from core.measure.scan.program import Program
 from core.records import Group, Plan, Trace
 from core.trace import trace_channels
@@ -19,6 +22,7 @@ from tests.core.measure.test_sensitivity import Depthwise, Residual, network, pi
 from tests.core.measure.test_sensitivity_scan import Concat
 
 NETS = (Residual, Depthwise, Concat)
+THREADS = torch.get_num_threads()
 
 
 def traced(kind: type[nn.Module]) -> tuple[Trace, Tensor]:
@@ -94,6 +98,15 @@ def test_a_narrow_run_that_is_wrong_is_found_out(monkeypatch: pytest.MonkeyPatch
     assert engine._on(batch).trusted == {fork.group.id: False}
 
 
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(THREADS)
+
+
 @pytest.mark.parametrize("kind", NETS)
 def test_images_and_weights_are_not_written_to(kind: type[nn.Module]) -> None:
     trace, batch = traced(kind)
@@ -113,5 +126,48 @@ def test_only_some_forks_and_a_stop() -> None:
     assert [fork for fork, _ in engine.outputs(batch, never, forks[2:4])] == [*forks[2:4], None]
     count = iter(range(100))
     stop = Latch(lambda: next(count) >= 2)
-    found = [fork for fork, _ in engine.outputs(batch, stop)]
+    with threads(1):
+        found = [fork for fork, _ in engine.outputs(batch, stop)]
     assert len(found) == 3 and found[-1] is None and stop.set
+
+
+@pytest.mark.parametrize("kind", NETS)
+def test_side_by_side_gives_the_same_bits_and_leaves_no_thread(kind: type[nn.Module]) -> None:
+    trace, batch = traced(kind)
+    forks = [Fork(group, kept) for group, kept in choices(trace)]
+    found = []
+    for count in (1, 3):
+        before = threading.active_count()
+        with threads(count):
+            found.append(dict(ForkEngine(trace, forks, narrow=True).outputs(batch, never)))
+            assert torch.get_num_threads() == count and threading.active_count() == before
+    assert found[0].keys() == found[1].keys()
+    for fork, scores in found[0].items():
+        torch.testing.assert_close(scores, found[1][fork], rtol=1e-6, atol=1e-7)
+
+
+def test_a_stop_side_by_side_gives_what_had_begun() -> None:
+    trace, batch = traced(Residual)
+    forks = [Fork(group, kept) for group, kept in choices(trace)]
+    count = iter(range(100))
+    stop = Latch(lambda: next(count) >= 2)
+    before = threading.active_count()
+    with threads(2):
+        found = dict(ForkEngine(trace, forks).outputs(batch, stop))
+        whole = dict(ForkEngine(trace, forks).outputs(batch, never))
+    assert None in found and len(found) <= 3 and stop.set and threading.active_count() == before
+    assert all(torch.equal(scores, whole[fork]) for fork, scores in found.items() if fork is None)
+
+
+def test_an_error_side_by_side_comes_through() -> None:
+    lanes: Lanes[str] = Lanes(2)
+    with pytest.raises(ValueError, match="broken"), lanes:
+        for _ in range(9):
+            list(lanes.put("a", lambda: torch.zeros(1)))
+        list(lanes.put("b", fail))
+        list(lanes.rest())
+    assert torch.get_num_threads() == THREADS
+
+
+def fail() -> torch.Tensor:
+    raise ValueError("broken")

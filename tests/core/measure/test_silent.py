@@ -35,8 +35,8 @@ def test_forks_that_differ_by_silent_units_share_a_run(narrow: bool, monkeypatch
     engine = ForkEngine(trace, forks, narrow=narrow)
     forked = engine._on(batch)
     ran: list[Fork] = []
-    scores = forked._scores
-    monkeypatch.setattr(forked, "_scores", lambda fork, *rest: ran.append(fork) or scores(fork, *rest))
+    ready = forked._ready
+    monkeypatch.setattr(forked, "_ready", lambda fork, *rest: ran.append(fork) or ready(fork, *rest))
     found = dict(engine.outputs(batch, never))
     assert ran == [forks[2], forks[4], forks[5]]  # the first two are as the base, the next two as each other
     assert set(found) == {None, *forks} and found[forks[0]] is found[None]
