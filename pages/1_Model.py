@@ -6,7 +6,7 @@ import streamlit as st
 
 from core import CoreError, Subject, class_counts, count_cost, layer_rows
 from core.keep.workspace import Workspace
-from pages.components import forms, frame, network_file, pictures, session, tables, work
+from pages.components import classroom_rules, forms, frame, network_file, pictures, session, tables, work
 
 LEAD = "Choose a network and images. What is open now stays until the new choice has opened without a fault."
 
@@ -31,6 +31,11 @@ def main() -> None:
 
 def _choose() -> None:
     with st.container(border=True, key="card-choose"):
+        if classroom_rules.task() is not None:
+            name = session.workspace().model_source.rpartition("/")[2]
+            st.selectbox("Network", [name], disabled=True, help=classroom_rules.REASON)
+            st.caption(f":material/lock: {classroom_rules.REASON}")
+            return
         request = forms.choose_subject()
         if request is None:
             return

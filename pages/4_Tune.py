@@ -21,7 +21,7 @@ from core import (
     reasons_csv,
 )
 from core.keep.workspace import NamedPlan, made_how, overrides
-from pages.components import charts, choices, downloads, frame, moves, session, tables, work
+from pages.components import charts, choices, classroom_rules, downloads, frame, moves, session, tables, work
 from pages.components.desk import Desk, cells, curve_figure, equaliser_rows, equaliser_terms, gather, plan_figure
 from pages.components.equaliser import equaliser
 from pages.components.headline import headline_strip
@@ -134,9 +134,15 @@ def tools(desk: Desk) -> None:
             help=f"{tables.plural(len(moved), 'bar') if moved else 'Bars'} that you moved go back to where the plan "
             "before had them. One step of undo.",
         )
-        repairs(desk)
-        with st.popover("Start from a plan", icon=":material/auto_awesome:"):
-            start_plans(desk)
+        if not classroom_rules.hidden("recover"):
+            repairs(desk)
+        if not classroom_rules.frozen("starts"):
+            with st.popover("Start from a plan", icon=":material/auto_awesome:"):
+                start_plans(desk)
+        elif not classroom_rules.hidden("starts"):
+            st.button(
+                "Start from a plan", icon=":material/lock:", disabled=True, key="starts", help=classroom_rules.REASON
+            )
         with st.popover("Settings", icon=":material/settings:"):
             settings(desk)
 
@@ -158,8 +164,10 @@ def repairs(desk: Desk) -> None:
         key=REPAIR,
         label_visibility="collapsed",
         width=220,
+        disabled=classroom_rules.frozen("recover"),
         on_change=lambda: moves.set_repair(session.widget_value(REPAIR)),
-        help="  \n".join(f"**{row.title}**: {row.summary}" for row in work.REPAIRS.values()),
+        help=classroom_rules.why("recover")
+        or "  \n".join(f"**{row.title}**: {row.summary}" for row in work.REPAIRS.values()),
     )
 
 
@@ -212,11 +220,13 @@ def missing_need(desk: Desk, plan: StartPlan) -> str:
 
 def settings(desk: Desk) -> None:
     session.set_widget_value(CRITERION, work.criterion(desk.record))
+    classroom_rules.tell("criterion")
     st.selectbox(
         "Which channels leave first",
         list(CRITERIA),
         format_func=lambda name: CRITERIA[name].title,
         key=CRITERION,
+        disabled=classroom_rules.frozen("criterion"),
         on_change=lambda: moves.set_criterion(session.widget_value(CRITERION)),
         help="The importance criterion: in every group the lowest scores leave first. Widths stay as they are.",
     )

@@ -10,7 +10,7 @@ import streamlit as st
 from core import AS_CUT, MODEL_SUFFIXES, CoreError, Plan, Subject, layer_rows, list_formats
 from core.keep.workspace import Workspace, choose, note_measured
 from core.work.jobs import JobStatus, open_jobs
-from pages.components import exported, frame, homecoming, session, tables, work
+from pages.components import classroom_rules, exported, frame, homecoming, session, tables, work
 from pages.components.standing import EXPORT, last_export
 
 LEAD = "Write a network that is really smaller, reload it in a fresh process, and measure it on images kept for this."
@@ -102,10 +102,12 @@ def _order(record: Workspace, subject: Subject, plan: Plan) -> None:
         type="primary",
         icon=":material/download:",
         width="stretch",
-        disabled=job is not None and job.active,
+        disabled=(job is not None and job.active) or classroom_rules.frozen("export"),
+        help=classroom_rules.why("export"),
         on_click=_start,
         args=(subject, plan, list(formats)),
     )
+    classroom_rules.tell("export")
     if job is not None:
         _progress(job.id, subject, plan, list(formats))
 

@@ -9,7 +9,7 @@ import streamlit as st
 from core import Scores, Subject, list_criteria
 from core.keep.workspace import Workspace
 from core.work.jobs import open_jobs
-from pages.components import session, work
+from pages.components import classroom_rules, session, work
 
 CRITERIA = {row.name: row for row in list_criteria()}
 SEEN, MENU = "channels_criterion", "channels_menu"
@@ -39,6 +39,8 @@ def choose_criterion(record: Workspace) -> str:
             st.latex(CRITERIA[name].formula)
         if name == in_use:
             st.markdown(":blue-badge[:material/check: Plans use this criterion]")
+        elif classroom_rules.frozen("criterion"):
+            classroom_rules.tell("criterion")
         else:
             said = f"Plans use {CRITERIA[in_use].title if in_use in CRITERIA else in_use}."
             st.button(

@@ -15,7 +15,7 @@ from core import CoreError, Subject, open_project, pack_project
 from core.keep import workspace as records
 from core.keep.workspace import Workspace
 from core.work.jobs import open_jobs
-from pages.components import charts, choices, session, work
+from pages.components import charts, choices, classroom_rules, session, work
 from pages.components.desk import cells, known_now
 from pages.components.headline import headline_strip
 from pages.components.standing import Standing, standing
@@ -88,6 +88,9 @@ def page(title: str, lead: str) -> Iterator[tuple[Workspace, Subject]]:
     subject = opened(session.workspace())
     if subject is None:
         _way_out()
+        st.stop()
+    if classroom_rules.hidden_page(title):
+        st.info(classroom_rules.HIDDEN_PAGE, icon=":material/lock:")
         st.stop()
     if title in STAGE and STAGE[title].strip:
         strip(session.workspace(), subject)
@@ -183,6 +186,8 @@ def _menu(here: str, at: Standing) -> None:
     with st.container(key="menu"):
         link(OVERVIEW)
         for stage in STAGES:
+            if classroom_rules.hidden_page(stage.title):
+                continue
             label = stage.title
             if stage.title in at.done:
                 label += " :blue[:material/check:]"

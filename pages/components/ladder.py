@@ -25,7 +25,7 @@ from core import (
 )
 from core.keep.store import open_store
 from core.work.jobs import JobStatus, open_jobs
-from pages.components import charts, choices, frame, moves, session, tables, work
+from pages.components import charts, choices, classroom_rules, frame, moves, session, tables, work
 from pages.components.ladder_chart import figure
 
 JOB, TRAIN, KEEP = "ladder_job", "ladder_seconds", "ladder_keep"
@@ -162,10 +162,12 @@ def _controls(subject: Subject, plan: Plan, found: dict[str, Any], seconds: int,
             key="start-ladder",
             type="primary",
             icon=":material/stairs:",
-            disabled=active,
+            disabled=active or classroom_rules.frozen("recover"),
+            help=classroom_rules.why("recover"),
             on_click=_start,
             args=(subject, plan, missing, seconds),
         )
+        classroom_rules.tell("recover")
 
 
 def _start(subject: Subject, plan: Plan, missing: Sequence[str], seconds: int) -> None:
@@ -207,7 +209,7 @@ def _keep(subject: Subject, plan: Plan, rows: Sequence[RungRow]) -> None:
             "Kept" if row.kept else "Keep this rung",
             key="keep-rung",
             icon=":material/check:" if row.kept else ":material/bookmark_add:",
-            disabled=row.kept,
+            disabled=row.kept or classroom_rules.frozen("recover"),
             type="secondary" if row.kept else "primary",
         ):
             _kept(subject, plan, row)

@@ -23,7 +23,7 @@ from core import (
 )
 from core.keep import workspace as records
 from core.keep.workspace import Workspace
-from pages.components import session, tables, work
+from pages.components import classroom_rules, session, tables, work
 from pages.components.desk import known_now, why_meaningless
 from pages.components.equaliser import Edit
 
@@ -171,7 +171,7 @@ def open_with_a_plan(record: Workspace, subject: Subject) -> Workspace:
     """A workspace that was never tuned begins with the proposed plan, one undo away from the dense network."""
     mark = f"proposed-{subject.key}"
     untouched = not (record.removed or record.history or record.future)
-    if not untouched or why_meaningless(subject) or session.temporary(mark):
+    if not untouched or why_meaningless(subject) or session.temporary(mark) or classroom_rules.frozen("starts"):
         return record
     proposal = work.known("propose", subject, dict, criterion=work.criterion(record))
     if proposal is None:

@@ -7,7 +7,7 @@ from typing import Any
 import streamlit as st
 
 from core import OWN, Plan, RecipeCard, Subject, own_choices, predict_latency, recipe_cards
-from pages.components import choices, runs, session, tables, work
+from pages.components import choices, classroom_rules, runs, session, tables, work
 from pages.components.ladder import TRAINING
 
 RECIPE, KIND = "recover_recipe", "recover_kind"
@@ -27,7 +27,8 @@ def show(subject: Subject) -> None:
         name, own = _recipe(subject)
     with right.container(border=True, height="stretch", key="card-budget"):
         budget = _budget(subject, trains=any(card.trains for card in recipe_cards() if card.name == name))
-        _run_button(subject, {"recipe": name, "own": own, "budget": budget, "finetune": _finetune(), "seed": 0})
+        run = {"recipe": name, "own": own, "budget": budget, "finetune": _finetune(), "seed": classroom_rules.seed()}
+        _run_button(subject, run)
     known = runs.known_runs(subject)
     for run in known:
         found = runs.run_work(subject, run)
@@ -156,9 +157,12 @@ def _run_button(subject: Subject, arguments: runs.Run) -> None:
         type="primary",
         icon=":material/play_arrow:",
         width="stretch",
-        disabled=found.active or not all(value > 0 for value in run["budget"].values()),
+        disabled=found.active
+        or not all(value > 0 for value in run["budget"].values())
+        or classroom_rules.frozen("recover"),
         on_click=runs.start,
         args=(subject, run),
     )
+    classroom_rules.tell("recover")
     if found.done:
         st.caption("This was run before; its result is shown below at once.")

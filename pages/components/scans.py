@@ -9,7 +9,7 @@ import streamlit as st
 
 from core import CoreError, Plan, Sensitivity, Subject, is_shipped, list_criteria, scan_scope
 from core.keep.workspace import Workspace
-from pages.components import choices, session, tables, work
+from pages.components import choices, classroom_rules, session, tables, work
 
 CRITERIA = {row.name: row for row in list_criteria()}
 SEEN, FROM = "scan_criterion", "scan_from"
@@ -68,7 +68,10 @@ def choose(record: Workspace, subject: Subject) -> Asked:
 
 
 def start(asked: Asked) -> None:
-    """Begin a scan, or go on with one that was stopped."""
+    """Begin a scan, or go on with one that was stopped. Not where a teacher holds scans still."""
+    if classroom_rules.frozen("scan"):
+        session.notify(f"No scan was started. {classroom_rules.REASON}")
+        return
     stopped = work.ensure("scan", asked.subject, start=False, **asked.arguments).result
     work.again("scan", asked.subject, **asked.arguments)
     work.ensure("scan", asked.subject, resume=stopped, **asked.arguments)
@@ -100,7 +103,9 @@ def invite(asked: Asked) -> None:
             icon=":material/play_arrow:",
             on_click=start,
             args=(asked,),
+            disabled=classroom_rules.frozen("scan"),
         )
+        classroom_rules.tell("scan")
 
 
 def scan_words(subject: Subject) -> str:

@@ -1,0 +1,225 @@
+"""The class board: every plan that was handed in on one chart of accuracy over cost, as a table, and as CSV.
+
+It refreshes by itself in a part of the page of its own, so nothing else on the page is touched.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from html import escape
+from typing import Any
+
+import plotly.graph_objects as go
+import streamlit as st
+
+from core import (
+    BUDGETS,
+    Assignment,
+    Board,
+    CoreError,
+    Entry,
+    board_csv,
+    board_of,
+    count_learners,
+    entries,
+    find_class,
+    learner,
+    remove_entry,
+)
+from core.keep.store import open_store
+from pages.components import charts, downloads, session, tables
+
+EVERY_S = 4.0  # thirty learners ask eight times a second together: one short query each when nothing changed
+COST_WORDS = dict(BUDGETS)
+OTHERS, MET, DENSE = charts.REFERENCE, charts.CURVE, charts.REFERENCE
+KEPT = 32
+_boards: OrderedDict[tuple[str, int], Board] = OrderedDict()  # by class and version: one for all who look
+MOST_LABELS = 8
+
+
+def board(task: Assignment, code: str, *, own: str = "", key: str = "") -> None:
+    """The board of class ``code``. ``own``: the learner's token, whose plans stand out. ``key``: the teacher's, who may
+    take plans off."""
+    st.fragment(run_every=EVERY_S)(_draw)(task, code, own, key)
+
+
+def _draw(task: Assignment, code: str, own: str, key: str) -> None:
+    try:
+        found = find_class(open_store(), code)
+        shown = _board(task, code, found.version)
+        learners = count_learners(open_store(), code)
+    except CoreError as error:
+        st.error(str(error), icon=":material/error:")
+        return
+    told = f"{tables.plural(learners, 'learner')}, {tables.plural(len(shown.entries), 'plan')}"
+    closed = " The class is closed." if found.closed else ""
+    st.caption(f"{told} handed in, {shown.passed} meet the goal. It refreshes by itself.{closed}")
+    if not shown.entries:
+        st.caption("Plans appear here as they are handed in.")
+        return
+    mine = _who(code, own) if own else ""
+    st.plotly_chart(
+        figure(shown, task, mine), key="class-chart", config=charts.config(f"class-{code}"), alt=words(shown, task)
+    )
+    st.caption(KEY_WORDS + (" ◆ yours." if mine else ""))
+    _table(shown, code, mine, key)
+
+
+KEY_WORDS = "● goal met, ○ not met; bars are 95 % intervals. The green corner is the goal."
+
+
+def _board(task: Assignment, code: str, version: int) -> Board:
+    """Put together once per change, however many look at it."""
+    at = (code, version)
+    if at not in _boards:
+        _boards[at] = board_of(entries(open_store(), code), task)
+        while len(_boards) > KEPT:
+            _boards.popitem(last=False)
+    return _boards[at]
+
+
+def _who(code: str, token: str) -> str:
+    return str(learner(code, token))
+
+
+def words(board: Board, task: Assignment) -> str:
+    """The chart for those who do not see it; nicknames stay in the table."""
+    told = [100 * entry.told["value"] for entry in board.entries]
+    shares = [100 * entry.told["shares"][board.cost] for entry in board.entries]
+    return (
+        f"Accuracy over {COST_WORDS[board.cost]} of {tables.plural(len(told), 'plan')}: {min(told):.1f} to "
+        f"{max(told):.1f} % right, {min(shares):.0f} to {max(shares):.0f} % of the cost. {board.passed} meet the goal, "
+        f"{task.goal_words}. The whole network: {100 * board.entries[-1].told['dense']['value']:.1f} %."
+    )
+
+
+def figure(board: Board, task: Assignment, mine: str = "") -> go.Figure:
+    """Accuracy over the cost that the goal limits, as a share of the whole network's."""
+    dense = board.entries[-1].told["dense"]
+    limit, least = 100 * task.budget[1], 100 * (dense["value"] - task.drop)
+    found = go.Figure()
+    lowest = min([least, *(100 * entry.told["low"] for entry in board.entries)])
+    bottom = max(0.0, lowest - 4)
+    found.add_shape(
+        type="rect", x0=0, x1=limit, y0=least, y1=101, fillcolor="rgba(0, 158, 115, 0.13)", line_width=0, layer="below"
+    )
+    for along, value in (("x", limit), ("y", least)):
+        line = {"color": charts.PLAN, "width": 1.6, "dash": "dash"}
+        (found.add_vline if along == "x" else found.add_hline)(**{along: value}, line=line)
+    _front(found, board)
+    groups = (
+        ("goal met", [n for n, e in enumerate(board.entries) if e.told["passed"] and e.who != mine], MET, "circle", 10),
+        ("not met", [n for n, e in enumerate(board.entries) if not e.told["passed"] and e.who != mine], OTHERS,
+         "circle-open", 9),
+        ("yours", [n for n, e in enumerate(board.entries) if e.who == mine], charts.FOCUS, "diamond", 13),
+    )  # fmt: skip
+    for title, members, colour, symbol, size in groups:
+        if members:
+            found.add_trace(_points(title, board, members, colour, symbol, size))
+    found.add_trace(_dense(dense))
+    what = COST_WORDS[board.cost]
+    charts.house(found, f"Accuracy over {what}", f"Goal: {task.goal_words}", 430)
+    charts.legend_below(found, 96)
+    charts.hold_left(found)
+    found.update_xaxes(title=f"{what} left, % of the whole network", range=[0, 104])
+    found.update_yaxes(title=charts.ACCURACY_AXIS, range=[bottom, 101])
+    return found
+
+
+def _front(found: go.Figure, board: Board) -> None:
+    if len(board.front) > 1:
+        x = [100 * board.entries[place].told["shares"][board.cost] for place in board.front]
+        y = [100 * board.entries[place].told["value"] for place in board.front]
+        line = {"color": charts.REFERENCE, "width": 1.4, "shape": "hv"}
+        found.add_trace(go.Scatter(x=x, y=y, mode="lines", line=line, name="best so far", hoverinfo="skip"))
+
+
+def _points(title: str, board: Board, members: list[int], colour: str, symbol: str, size: int) -> go.Scatter:
+    """Names stand beside the best few, and under the pointer for all. Plotly reads a little HTML: names are escaped."""
+    named = set(board.front[-MOST_LABELS:])
+    all_ = [board.entries[place] for place in members]
+    told = [entry.told for entry in all_]
+    return go.Scatter(
+        x=[100 * one["shares"][board.cost] for one in told],
+        y=[100 * one["value"] for one in told],
+        error_y={
+            "array": [100 * (one["high"] - one["value"]) for one in told],
+            "arrayminus": [100 * (one["value"] - one["low"]) for one in told],
+            "thickness": 1, "width": 0, "color": charts.MUTED,
+        },
+        text=[escape(one.name) if place in named else "" for place, one in zip(members, all_, strict=True)],
+        textposition="top left",
+        customdata=[[escape(one.name), tables.count(one.told["costs"][board.cost])] for one in all_],
+        mode="markers+text",
+        marker={"color": colour, "symbol": symbol, "size": size, "line": {"width": 1.6, "color": colour}},
+        name=title,
+        hovertemplate="<b>%{customdata[0]}</b><br>%{y:.1f} %<br>%{x:.1f} % of the cost (%{customdata[1]})"
+        "<extra></extra>",
+    )  # fmt: skip
+
+
+def _dense(dense: Any) -> go.Scatter:
+    return go.Scatter(
+        x=[100],
+        y=[100 * dense["value"]],
+        mode="markers",
+        marker={"color": DENSE, "symbol": "square-open", "size": 12, "line": {"width": 2}},
+        name="whole network",
+        hovertemplate="<b>whole network</b><br>%{y:.1f} %<extra></extra>",
+    )
+
+
+def _table(board: Board, code: str, mine: str, key: str) -> None:
+    rows = [_row(place, entry, board, mine) for place, entry in enumerate(board.entries)]
+    picked = st.dataframe(
+        rows,
+        key="class-table",
+        hide_index=True,
+        width="stretch",
+        height=min(38 + 35 * len(rows), 420),
+        column_config=COLUMNS,
+        **({"on_select": "rerun", "selection_mode": "single-row"} if key else {}),
+    )
+    with st.container(horizontal=True, vertical_alignment="center"):
+        if key:
+            _remove(board, code, key, picked["selection"]["rows"])
+        downloads.csv("Board as CSV", lambda: board_csv(board), f"class-{code}")
+
+
+COLUMNS = {
+    "Nickname": st.column_config.TextColumn(pinned=True, width=150),
+    "Accuracy, %": st.column_config.NumberColumn(format="%.1f"),
+    "Points lost": st.column_config.NumberColumn(format="%.1f"),
+    **{f"{name}, %": st.column_config.NumberColumn(format="%.1f") for name in ("MACs", "Parameters", "Size")},
+}
+
+
+def _row(place: int, entry: Entry, board: Board, mine: str) -> dict[str, Any]:
+    told = entry.told
+    return {
+        "Nickname": f"{entry.name}{' (you)' if entry.who == mine else ''}",
+        "Goal": "met" if told["passed"] else "not met",
+        "Accuracy, %": 100 * told["value"],
+        "95 % interval": tables.interval(told["low"], told["high"]),
+        "Points lost": 100 * (told["dense"]["value"] - told["value"]),
+        "MACs, %": 100 * told["shares"]["macs"],
+        "Parameters, %": 100 * told["shares"]["params"],
+        "Size, %": 100 * told["shares"]["size_bytes"],
+        "Best so far": "yes" if place in board.front else "",
+        "Built": "as cut" if told["repair"] == "none" else told["repair"],
+    }
+
+
+def _remove(board: Board, code: str, key: str, rows: list[int]) -> None:
+    """The teacher takes the picked plan off. Its number, not its place, is what goes: the board may have grown."""
+    picked = board.entries[rows[0]] if rows and rows[0] < len(board.entries) else None
+    pressed = st.button(
+        "Take it off the board", key="class-remove", icon=":material/delete:", disabled=picked is None,
+        help="Pick a line of the table first.",
+    )  # fmt: skip
+    if pressed and picked is not None:
+        try:
+            remove_entry(open_store(), code, key, picked.number)
+        except CoreError as error:
+            session.notify(str(error))
+        st.rerun(scope="fragment")
