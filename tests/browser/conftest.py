@@ -9,12 +9,17 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from core import build_latency_table, job_key, open_subject
+from core.keep.store import FILE_NAME, Store
+from pages.components.work import FIRST_MODEL
+from tests.browser.harness_page import HarnessPage
 
 ROOT = Path(__file__).parents[2]
 QUIET = (
@@ -41,6 +46,9 @@ class Server:
             self.process.kill()
 
 
+HARNESS = Path(__file__).parent / "component_harness" / "app.py"
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
@@ -48,14 +56,16 @@ def free_port() -> int:
 
 
 def start_app(home: Path) -> Server:
-    """``streamlit run app.py`` as ``make run`` does it, on a free port, keeping its work in ``home``.
+    """``streamlit run app.py`` as ``make run`` does it, on a free port, keeping its work in ``home``."""
+    return start_streamlit(ROOT / "app.py", home)
 
-    Raises RuntimeError with the end of its log when it does not answer.
-    """
+
+def start_streamlit(script: Path, home: Path) -> Server:
+    """Any page under Streamlit. Raises RuntimeError with the end of its log when it does not answer."""
     port = free_port()
     log = home / "server.log"
     began = time.monotonic()
-    command = [sys.executable, "-m", "streamlit", "run", "app.py", "--server.headless=true", f"--server.port={port}"]
+    command = [sys.executable, "-m", "streamlit", "run", str(script), "--server.headless=true", f"--server.port={port}"]
     with log.open("wb") as file:
         process = subprocess.Popen(
             command, cwd=ROOT, env={**os.environ, "PRUNESCOPE_HOME": str(home)}, stdout=file, stderr=file
@@ -80,15 +90,69 @@ def chromium_at(path: str) -> Iterator[Any]:
         running.close()
 
 
-@pytest.fixture(scope="module")
+def time_layers(home: Path) -> None:
+    """Put a latency table of the first demo where the server looks for one: measured here and now, in few rounds. The
+    server's own takes most of a minute, in which every story would stand still."""
+    subject = open_subject(FIRST_MODEL)
+    table = build_latency_table(subject.trace, points=2, repeats=1, max_seconds=1.0)
+    store = Store(home / FILE_NAME)
+    store.put_result("latency_table", job_key("latency_table", subject), table.to_dict())
+    store.close()
+
+
+@pytest.fixture(scope="session")
 def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    server = start_app(tmp_path_factory.mktemp("home"))
+    """One server for all stories, as one server has many visitors: every test works under a link of its own."""
+    home = tmp_path_factory.mktemp("home")
+    time_layers(home)
+    server = start_app(home)
     yield server
     server.stop()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def visitor(chromium: str) -> Iterator[Any]:
-    """A browser whose pages see the app as a newcomer does."""
+    """A browser; contexts of its own are newcomers."""
     with chromium_at(chromium) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def tabs(visitor: Any) -> Iterator[Callable[..., Any]]:
+    """Opens a tab. Tabs with the same options share a context, so that only the first loads what never changes."""
+    contexts: dict[str, Any] = {}
+
+    def open_tab(**options: Any) -> Any:
+        wanted = {"viewport": {"width": 1400, "height": 1000}, "accept_downloads": True, **options}
+        name = repr(sorted(wanted.items(), key=lambda item: item[0]))
+        if name not in contexts:
+            contexts[name] = visitor.new_context(**wanted)
+        return contexts[name].new_page()
+
+    yield open_tab
+    for context in contexts.values():
+        context.close()
+
+
+@pytest.fixture(scope="session")
+def harness(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The page with made-up rows that drives the components alone."""
+    server = start_streamlit(HARNESS, tmp_path_factory.mktemp("harness"))
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def open_desk(tabs: Callable[..., Any], harness: Server) -> Iterator[Callable[..., HarnessPage]]:
+    """Opens the harness with a query; any option of a browser context."""
+    opened: list[HarnessPage] = []
+
+    def open_one(query: str = "", **options: Any) -> HarnessPage:
+        page = tabs(**{"viewport": {"width": 1400, "height": 900}, **options})
+        opened.append(HarnessPage(page, harness.address, query))
+        return opened[-1]
+
+    yield open_one
+    for desk in opened:
+        assert desk.faults == []
+        desk.page.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,8 +14,8 @@ pytestmark = pytest.mark.browser
 PATIENCE_MS = 180_000  # a busy machine may be slow; nothing here is a measurement
 
 
-def test_a_clicked_channel_is_portrayed(app: Server, visitor: Any) -> None:
-    page = visitor.new_page(viewport={"width": 480, "height": 900}, color_scheme="dark")
+def test_a_clicked_channel_is_portrayed(app: Server, tabs: Callable[..., Any]) -> None:
+    page = tabs(viewport={"width": 480, "height": 900}, color_scheme="dark")
     page.set_default_timeout(PATIENCE_MS)
     page.goto(f"{app.address}/Channels")
     page.get_by_role("button", name="Look closely").wait_for()  # the page's last widget: nothing moves any more

@@ -2,135 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import random
 import re
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
-from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent / "component_harness"))
-import made_up
-
-ROOT = Path(__file__).parents[2]
-QUIET = (
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-)  # fmt: skip
+from tests.browser.component_harness import made_up
 
 pytestmark = pytest.mark.browser
-
-
-def start_server() -> tuple[subprocess.Popen[bytes], str]:
-    """The harness under Streamlit on a free port; the process and its address."""
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        port = probe.getsockname()[1]
-    flags = {
-        "server.fileWatcherType": "none", "server.headless": "true", "browser.gatherUsageStats": "false",
-        "server.address": "localhost", "server.port": str(port), "runner.postScriptGC": "false",
-    }  # fmt: skip
-    command = [sys.executable, "-m", "streamlit", "run", str(Path(__file__).parent / "component_harness" / "app.py")]
-    command += [f"--{name}={value}" for name, value in flags.items()]
-    server = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    address = f"http://localhost:{port}"
-    for _ in range(150):
-        try:
-            urllib.request.urlopen(f"{address}/_stcore/health", timeout=1).close()
-            return server, address
-        except OSError:
-            time.sleep(0.2)
-    server.kill()
-    raise RuntimeError("The harness did not answer within 30 s.")
-
-
-@pytest.fixture(scope="module")
-def browser(chromium: str) -> Iterator:
-    sync_api = pytest.importorskip("playwright.sync_api")
-    with sync_api.sync_playwright() as driver:
-        running = driver.chromium.launch(executable_path=chromium, args=list(QUIET))
-        yield running
-        running.close()
-
-
-@pytest.fixture(scope="module")
-def address() -> Iterator[str]:
-    server, found = start_server()
-    yield found
-    server.terminate()
-    server.wait(10)
-
-
-class Desk:
-    """The harness page in one tab."""
-
-    def __init__(self, page, address: str, query: str) -> None:
-        self.page = page
-        self.faults: list[str] = []
-        page.on("pageerror", lambda error: self.faults.append(str(error)))
-        page.goto(f"{address}/?{query}")
-        page.locator(".equaliser .column, .heatmap canvas").first.wait_for(timeout=30_000)
-        page.locator("[data-testid=stCode]").wait_for(timeout=30_000)
-        page.wait_for_timeout(300)
-
-    def bar(self, group: str):
-        return self.page.locator(f".column[data-id={group}] .fader" if group != "all" else ".master .fader")
-
-    def kept(self, group: str) -> int:
-        return int(self.bar(group).get_attribute("aria-valuenow"))
-
-    def wait_kept(self, group: str, kept: int) -> None:
-        """Bars are painted once per frame, so a key press shows in the next one."""
-        self.page.locator(f".column[data-id={group}] .fader[aria-valuenow='{kept}']").wait_for(timeout=3000)
-
-    def echo(self) -> dict:
-        """What Python holds, as the harness prints it."""
-        return json.loads(self.page.locator("[data-testid=stCode]").inner_text())
-
-    def wait(self, holds: Callable[[dict], bool], seconds: float = 10) -> dict:
-        limit = time.monotonic() + seconds
-        while not holds(echo := self.echo()):
-            assert time.monotonic() < limit, f"Python never agreed: {echo}"
-            self.page.wait_for_timeout(20)
-        return echo
-
-    def grab(self, group: str, share: float) -> None:
-        """Press on the bar's cap and move to ``share`` of its height, without letting go."""
-        self.bar(group).scroll_into_view_if_needed()
-        box = self.bar(group).bounding_box()
-        now = float(self.bar(group).evaluate("node => node.style.getPropertyValue('--kept')"))
-        x = box["x"] + box["width"] / 2
-        self.page.mouse.move(x, box["y"] + box["height"] * (1 - now))
-        self.page.mouse.down()
-        self.page.mouse.move(x, box["y"] + box["height"] * (1 - share), steps=4)
-
-    def drag(self, group: str, share: float) -> None:
-        self.grab(group, share)
-        self.page.mouse.up()
-
-    def estimate(self, name: str) -> str:
-        return self.page.locator(f"[data-figure={name}] .figure-value").inner_text()
-
-
-@pytest.fixture
-def open_desk(browser, address) -> Iterator[Callable[..., Desk]]:
-    opened: list[Desk] = []
-
-    def open_one(query: str = "", **options: object) -> Desk:
-        page = browser.new_page(**{"viewport": {"width": 1400, "height": 900}, **options})
-        opened.append(Desk(page, address, query))
-        return opened[-1]
-
-    yield open_one
-    for desk in opened:
-        assert desk.faults == []
-        desk.page.close()
 
 
 def test_dragging_moves_bar_and_estimates_in_the_browser_and_commits_on_release(open_desk):

@@ -6,8 +6,6 @@ from typing import Any
 
 import pytest
 
-from tests.browser.test_components import address, browser, open_desk  # noqa: F401 - fixtures
-
 pytestmark = pytest.mark.browser
 
 
@@ -17,7 +15,7 @@ def type_into(desk: Any, bar: Any, text: str) -> None:
     desk.page.keyboard.press("Enter")
 
 
-def test_marked_bars_move_together_as_one_step(open_desk: Any) -> None:  # noqa: F811
+def test_marked_bars_move_together_as_one_step(open_desk: Any) -> None:
     desk = open_desk()
     for group in ("g2", "g4"):
         desk.page.locator(f".column[data-id={group}] .name").click(modifiers=["Control"])
@@ -35,7 +33,7 @@ def test_marked_bars_move_together_as_one_step(open_desk: Any) -> None:  # noqa:
     assert desk.page.locator(".column.marked").count() == 4
 
 
-def test_a_stage_moves_its_groups_only(open_desk: Any) -> None:  # noqa: F811
+def test_a_stage_moves_its_groups_only(open_desk: Any) -> None:
     desk = open_desk("stages=1")
     head = desk.page.locator(".stage-head").nth(1)
     assert head.get_attribute("role") == "slider" and head.get_attribute("aria-label") == "Stage stage 1, 4 groups"
@@ -65,7 +63,7 @@ def drops(desk: Any) -> dict[str, float]:
     return found
 
 
-def test_a_master_move_can_cost_every_group_the_same(open_desk: Any) -> None:  # noqa: F811
+def test_a_master_move_can_cost_every_group_the_same(open_desk: Any) -> None:
     desk = open_desk()
     desk.page.get_by_label("All groups and stages move").select_option("loss")
     type_into(desk, desk.bar("all"), "40")
@@ -83,7 +81,7 @@ def test_a_master_move_can_cost_every_group_the_same(open_desk: Any) -> None:  #
     assert kept == pytest.approx(0.7, abs=0.02)
 
 
-def test_a_number_is_typed_under_a_bar(open_desk: Any) -> None:  # noqa: F811
+def test_a_number_is_typed_under_a_bar(open_desk: Any) -> None:
     desk = open_desk()
     desk.page.locator(".column[data-id=g3] .count").click()
     field = desk.page.get_by_label("Channels of features.9 that stay")
@@ -97,7 +95,7 @@ def test_a_number_is_typed_under_a_bar(open_desk: Any) -> None:  # noqa: F811
     assert desk.kept("g3") == 17 and field.count() == 0
 
 
-def test_two_hundred_groups_have_an_overview_a_zoom_and_a_search(open_desk: Any) -> None:  # noqa: F811
+def test_two_hundred_groups_have_an_overview_a_zoom_and_a_search(open_desk: Any) -> None:
     desk = open_desk("n=200&stages=1")
     window = desk.page.locator(".overview-window")
     narrow = window.bounding_box()["width"]
@@ -119,7 +117,7 @@ def test_two_hundred_groups_have_an_overview_a_zoom_and_a_search(open_desk: Any)
     desk.wait(lambda echo: echo["selected"] == "g150")
 
 
-def test_undo_works_wherever_the_focus_is_but_not_while_typing(open_desk: Any) -> None:  # noqa: F811
+def test_undo_works_wherever_the_focus_is_but_not_while_typing(open_desk: Any) -> None:
     desk = open_desk()
     desk.drag("g3", 0.5)
     desk.wait(lambda echo: echo["values"]["g3"] == 32)
@@ -135,7 +133,7 @@ def test_undo_works_wherever_the_focus_is_but_not_while_typing(open_desk: Any) -
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_nothing_serious(open_desk: Any, scheme: str) -> None:  # noqa: F811
+def test_axe_finds_nothing_serious(open_desk: Any, scheme: str) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright")
     desk = open_desk("stages=1&n=60&start=mixed", color_scheme=scheme)
     found = axe.Axe().run(desk.page, context={"exclude": [["[data-testid=stCode]"]]})  # the harness's own echo

@@ -77,9 +77,9 @@ class Map:
 
 
 @pytest.fixture
-def network(app: Any, visitor: Any) -> Iterator[Callable[..., Map]]:
+def network(app: Any, tabs: Callable[..., Any]) -> Iterator[Callable[..., Map]]:
     """Opens the map of a network under the plan that a workspace holds; any option of a browser context."""
-    opened: list[tuple[Any, Map]] = []
+    opened: list[Map] = []
 
     def open_one(removed: dict[str, int] | None = None, model: str = MODEL, **options: Any) -> Map:
         data = "" if model == MODEL else "random"
@@ -89,14 +89,13 @@ def network(app: Any, visitor: Any) -> Iterator[Callable[..., Map]]:
         store = Store(app.home / FILE_NAME)
         store.save_workspace(record.token, record.to_json(), 0)
         store.close()
-        context = visitor.new_context(**{"viewport": {"width": 1400, "height": 1000}, **options})
-        opened.append((context, Map(context.new_page(), f"{app.address}/Channels?w={record.token}")))
-        return opened[-1][1]
+        opened.append(Map(tabs(**options), f"{app.address}/Channels?w={record.token}"))
+        return opened[-1]
 
     yield open_one
-    for context, one in opened:
+    for one in opened:
         assert one.faults == []
-        context.close()
+        one.page.close()
 
 
 def test_pointing_at_a_layer_lights_its_group_and_tells_of_it(network: Callable[..., Map]) -> None:

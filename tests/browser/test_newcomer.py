@@ -32,13 +32,11 @@ print(json.dumps({**parts, "params": sum(p.numel() for p in module.parameters())
 
 
 @pytest.fixture
-def desk(app: Any, visitor: Any) -> Iterator[DeskPage]:
-    context = visitor.new_context(viewport={"width": 1400, "height": 1000}, accept_downloads=True)
-    page = context.new_page()
-    opened = DeskPage(page, app.address)
+def desk(app: Any, tabs: Callable[..., Any]) -> Iterator[DeskPage]:
+    opened = DeskPage(tabs(), app.address)
     yield opened
     assert opened.faults == []
-    context.close()
+    opened.page.close()
 
 
 def test_the_whole_path_from_the_first_page_to_a_file_that_works(desk: DeskPage, tmp_path: Path) -> None:
@@ -155,8 +153,9 @@ def test_ten_quick_drags_are_ten_steps_and_the_last_plan_is_the_one_measured(des
     last = desk.wait_until(lambda seen: seen["accuracy"].settled)
     assert last["macs"].mark == "exact" and desk.kept("features.17") == round(0.5 * 128)
     for _ in range(10):
+        before = desk.cells()["macs"].value
         desk.page.get_by_role("button", name="Undo").click()
-        desk.page.wait_for_timeout(250)
+        desk.wait_until(lambda seen, before=before: seen["macs"].value != before)
     eventually(lambda: desk.all_kept() == start)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +32,10 @@ def go(page: Any, title: str) -> None:
     page.get_by_role("heading", name=title, exact=True).wait_for()
 
 
-def test_the_rung_that_is_kept_is_the_network_that_is_exported(app: Server, visitor: Any, tmp_path: Path) -> None:
-    context = visitor.new_context(viewport={"width": 1400, "height": 1200}, accept_downloads=True)
-    page = context.new_page()
+def test_the_rung_that_is_kept_is_the_network_that_is_exported(
+    app: Server, tabs: Callable[..., Any], tmp_path: Path
+) -> None:
+    page = tabs(viewport={"width": 1400, "height": 1200})
     page.set_default_timeout(PATIENCE_MS)
     desk = DeskPage(page, app.address)
     desk.open()
@@ -74,4 +76,4 @@ def test_the_rung_that_is_kept_is_the_network_that_is_exported(app: Server, visi
     assert "least-squares" in recipe["plan"]["origin"] and recipe["measurements"]["repair"] == "least-squares"
     assert f"{100 * in_a_new_process(folder)['selection']:.1f} %" == accuracy, "as the ladder said"
     assert desk.faults == []
-    context.close()
+    page.close()
