@@ -123,8 +123,7 @@ def learner_card() -> None:
         st.markdown(f"{said} · **Goal: {task.goal_words}**")
         st.caption(
             "This goal counts, also where the lesson's text names another. "
-            + (f"{_held_words(task)} " if task.frozen or task.hidden else "")
-            + ("You are in this class under the nickname below." if name else "")
+            + (_held_words(task) if task.frozen or task.hidden else "")
         )
         if code:
             _nickname(code, name)
@@ -208,7 +207,6 @@ def _hand_in(subject: Subject, task: Assignment, code: str) -> None:
             type="primary",
             icon=":material/send:" if not missing else ":material/speed:",
             disabled=not plan.kept or any(_measured(subject, one, how).active for one, how in missing),
-            help=None if plan.kept else "This plan removes nothing: drag the widths on the page Tune first.",
         ):
             _press(subject, task, code, plan, repair, missing)
             st.rerun()
@@ -217,7 +215,9 @@ def _hand_in(subject: Subject, task: Assignment, code: str) -> None:
         again = lambda one=one, how=how: work.again("evaluate_plan", subject, plan=one.to_json(), repair=how)  # noqa: E731
         words = "Measuring your plan" if one is plan else "Measuring the whole network"
         work.progress(_measured(subject, one, how), words, retry=again, key=f"class-{one.key}")
-    if not missing:
+    if not plan.kept:
+        st.caption("Your plan removes nothing yet: drag the widths on the page Tune, then come back.")
+    elif not missing:
         _own_numbers(subject, task, plan, repair)
 
 

@@ -34,7 +34,7 @@ COST_WORDS = dict(BUDGETS)
 OTHERS, MET, DENSE = charts.REFERENCE, charts.CURVE, charts.REFERENCE
 KEPT = 32
 _boards: OrderedDict[tuple[str, int], Board] = OrderedDict()  # by class and version: one for all who look
-MOST_LABELS = 8
+APART = 14  # percent of the cost between two names: closer ones would cover each other
 
 
 def board(task: Assignment, code: str, *, own: str = "", key: str = "") -> None:
@@ -65,7 +65,7 @@ def _draw(task: Assignment, code: str, own: str, key: str) -> None:
     _table(shown, code, mine, key)
 
 
-KEY_WORDS = "● goal met, ○ not met; bars are 95 % intervals. The green corner is the goal."
+KEY_WORDS = "● goal met, ○ not met. The green corner is the goal."
 
 
 def _board(task: Assignment, code: str, version: int) -> Board:
@@ -118,7 +118,7 @@ def figure(board: Board, task: Assignment, mine: str = "") -> go.Figure:
             found.add_trace(_points(title, board, members, colour, symbol, size))
     found.add_trace(_dense(dense))
     what = COST_WORDS[board.cost]
-    charts.house(found, f"Accuracy over {what}", f"Goal: {task.goal_words}", 430)
+    charts.house(found, f"Accuracy over {what}", "Measured; bars are 95 % intervals", 430)
     charts.legend_below(found, 96)
     charts.hold_left(found)
     found.update_xaxes(title=f"{what} left, % of the whole network", range=[0, 104])
@@ -136,7 +136,7 @@ def _front(found: go.Figure, board: Board) -> None:
 
 def _points(title: str, board: Board, members: list[int], colour: str, symbol: str, size: int) -> go.Scatter:
     """Names stand beside the best few, and under the pointer for all. Plotly reads a little HTML: names are escaped."""
-    named = set(board.front[-MOST_LABELS:])
+    named = _named(board)
     all_ = [board.entries[place] for place in members]
     told = [entry.told for entry in all_]
     return go.Scatter(
@@ -156,6 +156,16 @@ def _points(title: str, board: Board, members: list[int], colour: str, symbol: s
         hovertemplate="<b>%{customdata[0]}</b><br>%{y:.1f} %<br>%{x:.1f} % of the cost (%{customdata[1]})"
         "<extra></extra>",
     )  # fmt: skip
+
+
+def _named(board: Board) -> set[int]:
+    """Places on the front whose names stand beside them: the best first, none too close to another."""
+    shares: dict[int, float] = {}
+    for place in reversed(board.front):
+        share = 100 * float(board.entries[place].told["shares"][board.cost])
+        if all(abs(share - other) >= APART for other in shares.values()):
+            shares[place] = share
+    return set(shares)
 
 
 def _dense(dense: Any) -> go.Scatter:

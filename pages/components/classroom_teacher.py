@@ -82,7 +82,8 @@ def _form(record: Workspace, subject: Subject) -> None:
     seed = right.number_input(
         "Seed", 0, 10**6, 0, key="teach-seed", help="Of what recipes draw at random: the same for the whole class."
     )
-    held = {one.name: _hold(one) for one in CONTROLS}
+    with st.container(horizontal=True, gap="medium"):
+        held = {one.name: _hold(one) for one in CONTROLS}
     task = Assignment(
         subject.model_source, subject.weights, record.weights_name, record.data_source, lesson, criterion, int(seed),
         (budget, share / 100), drop / 100, _those(held, FROZEN), _those(held, HIDDEN),
@@ -93,7 +94,7 @@ def _form(record: Workspace, subject: Subject) -> None:
 def _hold(control: Any) -> str:
     picked = st.segmented_control(
         control.title, list(HOLDS), format_func=HOLDS.get, default="", key=f"teach-hold-{control.name}", required=True,
-        help=control.summary,
+        help=control.summary, width=260,
     )  # fmt: skip
     return str(picked or "")
 
@@ -113,10 +114,15 @@ def _links(task: Assignment) -> None:
     else:
         st.caption("A link to the exercise, without a board:")
         st.code(link(to_query(task)), language=None, wrap_lines=True)
-    st.button(
-        "Open a class", type="primary", icon=":material/groups:", key="teach-open", on_click=_open, args=(task,),
+    if st.button(
+        "Open a class",
+        type="primary",
+        icon=":material/groups:",
+        key="teach-open",
         help="Gives a code to join by, and a board with everybody's plans.",
-    )  # fmt: skip
+    ):  # not as a callback: that would see the form as it was drawn before the last entry
+        _open(task)
+        st.rerun()
 
 
 def link(query: str) -> str:
@@ -133,6 +139,7 @@ def _open(task: Assignment) -> None:
         return
     session.choose(**{classroom_rules.CODE: code, classroom_rules.KEY: key, classroom.LESSON: ""})
     session.set_parameter(classroom.LESSON, "")
+    session.notify_done("The class is open: its link and its board stand at the top of this page.")
 
 
 # The class
