@@ -13,7 +13,6 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from core.cli import verbs
 from core.errors import CoreError
 
 DONE, WRONG, REFUSED, INTERRUPTED = 0, 1, 2, 130
@@ -46,6 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; its exit status. Nothing a user does ends in a traceback."""
     parser = make_parser()
     options = parser.parse_args(arguments)
+    from core.cli import verbs  # only now: help and mistakes need not wait for PyTorch
+
     if options.threads:
         import torch
 

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from scipy.stats import binomtest
 from torch import Tensor, nn
 
 from core.evaluate.metrics import ask, summarise
@@ -60,6 +59,8 @@ def pair_answers(right_a: Tensor, right_b: Tensor) -> Paired:
     """
     lost, gained = int((right_a & ~right_b).sum()), int((right_b & ~right_a).sum())
     low, high = paired_interval(lost, gained, len(right_a))
+    from scipy.stats import binomtest  # half a second, which many processes need not wait for
+
     p_value = float(binomtest(lost, lost + gained).pvalue) if lost + gained else 1.0
     return Paired((gained - lost) / len(right_a), low, high, lost, gained, p_value)
 

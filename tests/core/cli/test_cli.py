@@ -17,6 +17,7 @@ import torch
 
 from core.cli import main
 from core.cli.main import make_parser
+from core.export import check, runner
 from core.load import load_model
 from core.records import fingerprint_state
 
@@ -28,6 +29,18 @@ COMMANDS = ("scan", "export", "apply", "report", "inspect")
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PRUNESCOPE_HOME", str(tmp_path / "home"))
+
+
+@pytest.fixture(autouse=True)
+def checked_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files are reloaded in this process; tests/core/export has the fresh one."""
+
+    def here(directory: Path, jobs: list[Any], work: Path, engine: bool, timeout_s: float) -> None:
+        images = safetensors.torch.load_file(directory / "reference.safetensors")["images"]
+        for job in jobs:
+            runner.run_job(directory, job, images, work)
+
+    monkeypatch.setattr(check, "run_fresh", here)
 
 
 def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, Any, str]:

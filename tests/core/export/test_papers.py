@@ -143,7 +143,7 @@ def test_a_recipe_is_refused_where_it_does_not_belong(folder: Path, subject: Sub
 
 def images(subject: Subject, path: Path) -> None:
     """Calibration images as a training file: uint8, N x H x W x C."""
-    part = subject.data.calibration.take(torch.arange(600))
+    part = subject.data.calibration.take(torch.arange(500))
     mean, std = (torch.tensor(values).reshape(1, -1, 1, 1) for values in (part.mean, part.std))
     pixels = ((part.images * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
     np.savez(path, images=pixels.permute(0, 2, 3, 1).numpy(), labels=part.labels.numpy())
@@ -165,11 +165,11 @@ def test_the_script_trains_resumes_and_its_result_comes_home(
         assert done.returncode == 0, done.stderr
         return [json.loads(line) for line in done.stdout.splitlines()]
 
-    first = train("--epochs", "2")
-    assert first[0]["device"] == "cpu" and [line.get("epoch") for line in first[1:]] == [1, 2, None]
+    first = train("--epochs", "1")
+    assert first[0]["device"] == "cpu" and [line.get("epoch") for line in first[1:]] == [1, None]
     assert first[-1]["best"] >= first[0]["start"]
-    more = train("--epochs", "3", "--resume")
-    assert [line.get("epoch") for line in more[1:]] == [3, None]
+    more = train("--epochs", "2", "--resume")
+    assert [line.get("epoch") for line in more[1:]] == [2, None]
 
     name = take_back(out, subject, plan)
     module, _ = build_any(subject, plan, name)
