@@ -37,7 +37,7 @@ def handout_html(
     of the class, "" without one. ``answers``: with the teacher's page. Raises CoreError for a fact that is missing."""
     turned, body = False, []
     for number, step in enumerate(lesson.steps, start=1):
-        if step.kind in ("see", "explain") and not turned:
+        if step.kind in ("see", "act", "explain") and not turned:
             turned = True
             body.append('<p class="turn">Make your prediction before you turn the page.</p><div class="page"></div>')
         body.append(_step(number, step, facts, goal))
@@ -63,7 +63,7 @@ def _step(number: int, step: LessonStep, facts: Facts, goal: str) -> str:
     inner = markdown(filled(step.text, facts)) if step.text else ""
     if step.kind in ("predict", "check"):
         inner += _question(step, facts)
-    elif step.kind == "see":
+    elif step.kind in ("see", "act"):
         inner += '<p>What I see:</p><div class="lines"><i></i><i></i></div>'
     elif step.kind == "explain":
         inner += "<p>Fill in the blanks with what the lesson shows.</p>" + _with_blanks(step.wrong)
@@ -97,7 +97,7 @@ def _formula(step: LessonStep, facts: Facts) -> str:
         rows.append(f"<tr><th>{escape(one.sign)}</th><td>{escape(one.meaning)}</td><td>{value}</td></tr>")
     head = "<tr><th>Sign</th><th>Meaning</th><th>Here</th></tr>"
     return (
-        f'<div class="formula">{formula_html(step.formula)}</div><table class="symbols">{head}{"".join(rows)}</table>'
+        f'<div class="formula">{formula_html(step.latex)}</div><table class="symbols">{head}{"".join(rows)}</table>'
     )
 
 

@@ -5,29 +5,39 @@ Facts are plain JSON: numbers, words, lists to draw. A row of FACTS per lesson.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from typing import Any
 
 import torch
-from torch import Tensor
 
 from core.errors import CoreError
 from core.keep.shelf import find_result
 from core.keep.store import open_store
 from core.keep.subject import Subject, open_subject
+from core.learn.facts_choice import compensation, lasso, pivots
+from core.learn.facts_effect import harm, time
+from core.learn.facts_repair import least_squares, soft
+from core.learn.ground import (
+    Facts,
+    filter_norms,
+    filters_of,
+    images_for_losses,
+    known_scores,
+    middle_group,
+    true_losses,
+)
 from core.measure.cost import count_cost
 from core.measure.importance import score_channels
 from core.measure.importance.agreement import spearman
-from core.measure.importance.oracle import unit_losses
 from core.measure.sensitivity import Sensitivity
 from core.records import Group, Plan, Trace
-from core.work.tasks import Progress, Stop, scan_subject, score_subject
+from core.trace.copies import named_state
+from core.work.tasks import Progress, Stop, scan_subject
 
-Facts = dict[str, Any]
-MOST_UNITS = 64  # of the group that a lesson takes: the true loss of every channel must be there in seconds
-IMAGES = 128  # for a lesson's true losses
 HALF = 0.5
 NORMAL_95 = 1.959964  # 95 % of a normal distribution lie within so many standard deviations
+FIRST_WEIGHTS = 4  # of a filter, told as they are
+LEAVING = 32  # moments of a picture in which channels leave
 CHANCE, WORDS = "random", {"random": "chance", "weight-l2": "the L2 norm of the filter", "taylor": "Taylor's estimate"}
 
 
@@ -40,17 +50,12 @@ def facts_of(
     return FACTS[lesson](subject, on_progress, cancelled)
 
 
-def compute(model: str, weights: str, data: str, lesson: str, on_progress: Progress, cancelled: Stop) -> Facts:
-    """``facts_of`` for what a worker opens."""
+def compute(
+    model: str, weights: str, data: str, lesson: str, on_progress: Progress, cancelled: Stop, version: int = 0
+) -> Facts:
+    """``facts_of`` for what a worker opens. version: of the facts (``FACTS_VERSION``); it only names the result."""
+    del version
     return facts_of(lesson, open_subject(model, weights, data), on_progress, cancelled)
-
-
-def middle_group(trace: Trace) -> Group:
-    """A prunable group to learn on: with readers, with few enough units, from the last third of the network, where
-    trying every channel costs little."""
-    groups = [group for group in trace.prunable if group.gather_of is None and group.by_role("consumer")]
-    small = [group for group in groups if 4 <= group.units <= MOST_UNITS] or groups or list(trace.prunable)
-    return small[2 * len(small) // 3]
 
 
 def channel(subject: Subject, on_progress: Progress | None, cancelled: Stop | None) -> Facts:
@@ -62,17 +67,15 @@ def channel(subject: Subject, on_progress: Progress | None, cancelled: Stop | No
     saved = {name: cost.macs - fewer.per_layer[name].macs for name, cost in dense.per_layer.items()}
     made, read = group.layers[0], [member.layer for member in group.by_role("consumer")]
     own, others = saved[made], sum(count for name, count in saved.items() if name != made)
-    layer: Any = subject.loaded.module.get_submodule(made)
-    weight = layer.weight
-    places = trace.tape.shapes
-    area = next(
-        (places[step.outputs[0]][2:] for step in trace.tape.steps
-         if any(trace.tape.state.get(slot) == f"{made}.weight" for slot in step.reads)), (),
-    )  # fmt: skip
+    weight, _ = filters_of(subject, group)
+    area = _area(trace, group)
+    order = torch.argsort(filter_norms(subject, group), stable=True).tolist()
+    removed = sorted({group.units * step // LEAVING for step in range(LEAVING)})
+    left = [Plan({group.id: tuple(sorted(order[count:]))}) for count in removed]
     return {
-        "layer": made, "readers": ", ".join(read), "units": group.units, "inputs": int(weight.shape[1]),
-        "kernel": " x ".join(map(str, weight.shape[2:])) or "1", "taps": int(weight[0, 0].numel()),
-        "area": " x ".join(map(str, area)) or "1", "places": int(torch.tensor(area).prod()) if area else 1,
+        "layer": made, "readers": ", ".join(read), "units": group.units, "inputs": weight.shape[1],
+        "kernel": " x ".join(map(str, weight.shape[2:])) or "1", "taps": math.prod(weight.shape[2:]),
+        "area": " x ".join(map(str, area)) or "1", "places": math.prod(area),
         "filter": int(weight[0].numel()), "macs": dense.macs, "layer_macs": dense.per_layer[made].macs,
         "own": own, "others": others, "both": own + others, "share": (own + others) / dense.macs,
         "answer": "both" if others else "own", "half": group.units - group.units // 2,
@@ -80,34 +83,45 @@ def channel(subject: Subject, on_progress: Progress | None, cancelled: Stop | No
         "half_own": dense.per_layer[made].macs - halved.per_layer[made].macs,
         "rows": [[name, cost.macs, fewer.per_layer[name].macs, halved.per_layer[name].macs]
                  for name, cost in dense.per_layer.items() if cost.macs],
+        "order": order, "removed": removed, "left_macs": [count_cost(trace, plan).macs for plan in left],
+        "reader": read[0] if read else "", "reader_outputs": _outputs(subject, group),
     }  # fmt: skip
 
 
-def _true_losses(subject: Subject, group: Group, on_progress: Progress | None, cancelled: Stop | None) -> Tensor:
-    """What the loss really does when each unit alone is hidden, in nats: the oracle of one group."""
-    few = subject.data.calibration.take(torch.arange(min(IMAGES, len(subject.data.calibration))))
-    return unit_losses(subject.trace, few, group, on_progress=on_progress, cancelled=cancelled)
+def _area(trace: Trace, group: Group) -> tuple[int, ...]:
+    """Height and width of the maps of the layer that makes the group; () where it makes none."""
+    tensor = group.by_role("producer")[0].tensor
+    making = (step for step in trace.tape.steps if any(trace.tape.state.get(slot) == tensor for slot in step.reads))
+    return next((tuple(trace.tape.shapes[step.outputs[0]][2:]) for step in making), ())
+
+
+def _outputs(subject: Subject, group: Group) -> int:
+    """How many channels the group's first reader makes; 0 without a reader."""
+    for reader in group.by_role("consumer"):
+        return int(named_state(subject.loaded.module)[reader.tensor].shape[1 - min(1, reader.dim)])
+    return 0
 
 
 def norms(subject: Subject, on_progress: Progress | None, cancelled: Stop | None) -> Facts:
     """The filter norms of one group beside what each channel's removal really does to the loss."""
     group = middle_group(subject.trace)
-    true = _true_losses(subject, group, on_progress, cancelled)
+    true = true_losses(subject, group, on_progress, cancelled)
     sizes = score_channels(subject.trace, None, "weight-l2").scores[group.id]
     by_loss, by_norm = torch.argsort(true, stable=True).tolist(), torch.argsort(sizes, stable=True).tolist()
     smallest, least = by_norm[0], by_loss[0]
     rank = by_loss.index(smallest) + 1
-    layer: Any = subject.trace.module.get_submodule(group.layers[0])
+    weight, unit_of = filters_of(subject, group)
+    filters = weight[unit_of == smallest].flatten().tolist()
     quarter = max(1, group.units // 4)
     return {
-        "layer": group.layers[0], "units": group.units, "images": min(IMAGES, len(subject.data.calibration)),
+        "layer": group.layers[0], "units": group.units, "images": len(images_for_losses(subject, group)),
         "smallest": smallest, "smallest_norm": float(sizes[smallest]), "smallest_loss": float(true[smallest]),
         "rank": rank, "quarter": quarter, "least": least, "least_loss": float(true[least]),
         "least_norm": float(sizes[least]), "least_norm_rank": by_norm.index(least) + 1,
         "answer": "first" if rank == 1 else "quarter" if rank <= quarter else "later",
         "spearman": float(spearman(torch.stack([sizes, true]).numpy())[0, 1]),
         "norms": sizes.tolist(), "losses": true.tolist(),
-        "weights": int(layer.weight[0].numel()),
+        "weights": len(filters), "first_weights": ", ".join(f"{value:.3g}" for value in filters[:FIRST_WEIGHTS]),
         "pick": str(least),
         "candidates": [[str(unit), f"channel {unit}, norm {float(sizes[unit]):.3g}"]
                        for unit in sorted({least, smallest, by_norm[-1], by_loss[-1], by_norm[group.units // 2]})],
@@ -159,16 +173,17 @@ def coupled(subject: Subject, on_progress: Progress | None, cancelled: Stop | No
 def taylor(subject: Subject, on_progress: Progress | None, cancelled: Stop | None) -> Facts:
     """Three ways to rank the channels of one group, and how well each agrees with the true losses."""
     group = middle_group(subject.trace)
-    true = _true_losses(subject, group, on_progress, cancelled)
-    ranked = {name: score_subject(subject, name, cancelled=cancelled).scores[group.id] for name in WORDS}
+    true = true_losses(subject, group, on_progress, cancelled)
+    ranked = {name: known_scores(subject, name, cancelled).scores[group.id] for name in WORDS}
     agreement = {
         name: float(spearman(torch.stack([scores, true]).numpy())[0, 1]) for name, scores in ranked.items()
     }  # fmt: skip
     best = max(agreement, key=lambda name: agreement[name])
     first = int(torch.argmin(ranked["taylor"]))
     return {
-        "layer": group.layers[0], "units": group.units, "images": min(IMAGES, len(subject.data.calibration)),
-        "answer": best, "best": WORDS[best], "rows": [[WORDS[name], value] for name, value in agreement.items()],
+        "layer": group.layers[0], "units": group.units, "images": len(images_for_losses(subject, group)),
+        "places": math.prod(_area(subject.trace, group)), "answer": best,
+        "best": WORDS[best], "rows": [[WORDS[name], value] for name, value in agreement.items()],
         **{name.replace("-", "_"): value for name, value in agreement.items()},
         "first": first, "first_score": float(ranked["taylor"][first]), "first_loss": float(true[first]),
         "first_loss_milli": 1000 * float(true[first]), "scores": ranked["taylor"].tolist(), "losses": true.tolist(),
@@ -182,4 +197,11 @@ FACTS: dict[str, Callable[[Subject, Progress | None, Stop | None], Facts]] = {
     "sensitivity": sensitivity,
     "coupled": coupled,
     "taylor": taylor,
+    "lasso": lasso,
+    "pivots": pivots,
+    "least_squares": least_squares,
+    "compensation": compensation,
+    "soft": soft,
+    "time": time,
+    "harm": harm,
 }

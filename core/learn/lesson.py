@@ -6,6 +6,7 @@ with the facts that core/learn/facts.py computes of the network at hand: no numb
 
 from __future__ import annotations
 
+import re
 import string
 import tomllib
 from collections.abc import Mapping
@@ -18,9 +19,10 @@ from core.errors import CoreError
 from core.registry import unknown_name
 
 FOLDER = Path(__file__).resolve().parents[2] / "assets" / "texts" / "lessons"
-# What a step asks of the learner: to read, to say what will happen (locked in), to look, to read the answer to what
-# they said, to see the formula with this network's numbers, to show that they know.
-KINDS = ("read", "predict", "see", "explain", "formula", "check", "desk")
+# What a step asks of the learner: to read, to say what will happen (locked in), to look, to move through a picture, to
+# read the answer to what they said, to see the formula with this network's numbers, to show that they know.
+KINDS = ("read", "predict", "see", "act", "explain", "formula", "check", "desk")
+FACTS_VERSION = 2  # of all facts: those that an older version kept are computed anew
 
 
 @dataclass(frozen=True)
@@ -36,9 +38,10 @@ class Symbol:
 class LessonStep:
     """One step. ``options``: answer -> words, to choose from; none: a number is asked for, right within ``tolerance``
     (a share of the true one) or ``within`` (as it stands). ``answer``: the fact that holds the truth. ``options_from``:
-    the fact that lists options which depend on the network. ``view``: the picture to draw. ``right`` and ``wrong``:
-    what is said after. ``about``: the number of the step whose answer an explanation takes up. ``goal``: limits that a
-    plan on the desk must keep."""
+    the fact that lists options which depend on the network. ``view``: the picture to draw; ``scene``: the one to move
+    through. ``right`` and ``wrong``: what is said after. ``about``: the number of the step whose answer an explanation
+    takes up. ``goal``: limits that a plan on the desk must keep. ``formula``: in the LaTeX of core/learn/formula.py;
+    ``numbers``: the same with this network's numbers."""
 
     kind: str
     title: str
@@ -50,12 +53,19 @@ class LessonStep:
     within: float
     unit: str
     view: str
+    scene: str
     right: str
     wrong: str
     about: int
     formula: str
+    numbers: str
     symbols: tuple[Symbol, ...]
     goal: Mapping[str, float]
+
+    @property
+    def latex(self) -> str:
+        """The formula without the marks of its signs, in plain LaTeX."""
+        return re.sub(r"\\sign\{\d+\}", "", self.formula)
 
 
 @dataclass(frozen=True)
@@ -123,10 +133,12 @@ def _step(found: Mapping[str, Any]) -> LessonStep:
         float(found.get("within", 0.0)),
         found.get("unit", ""),
         found.get("view", ""),
+        found.get("scene", ""),
         found.get("right", "").strip(),
         found.get("wrong", "").strip(),
         int(found.get("about", 0)),
         found.get("formula", ""),
+        found.get("numbers", ""),
         tuple(Symbol(one["sign"], one["meaning"], one.get("value", "")) for one in found.get("symbols", ())),
         dict(found.get("goal", {})),
     )

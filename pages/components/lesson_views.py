@@ -111,8 +111,54 @@ def three_groups(facts: Facts) -> go.Figure:
     return figure
 
 
+def ladder(facts: Facts) -> go.Figure:
+    """Accuracy of the whole network, of the cut, and of the cut after each repair, with 95 % intervals."""
+    names = {"whole": "whole network", "cut": "as cut", "batchnorm": "batch norm", "least-squares": "least squares"}
+    rows = [[names[name], *values] for name, *values in facts["ladder"]]
+    return _intervals(
+        rows, [charts.REFERENCE, charts.FOCUS, charts.CURVE, charts.CURVE], 100, "The recovery ladder",
+        "Measured on selection images, 95 % intervals", "accuracy, %", "%{y}: %{x:.1f} %",
+    )  # fmt: skip
+
+
+def times(facts: Facts) -> go.Figure:
+    """Time of the whole network and of two plans with equally many MACs; where they would lie if time followed MACs."""
+    rows = [row[:4] for row in facts["times"]]
+    figure = _intervals(
+        rows, [charts.REFERENCE, charts.CURVE, charts.CURVE], 1, "The same MACs, two times",
+        f"Median and quartiles, {facts['device']}, {facts['threads']} thread(s)", "milliseconds", "%{y}: %{x:.2f} ms",
+    )  # fmt: skip
+    figure.add_vline(x=facts["linear_ms"], line={"color": charts.FOCUS, "width": 1.6, "dash": "dot"})
+    return figure
+
+
+def _intervals(
+    rows: list[list[Any]], colours: list[str], scale: float, title: str, subtitle: str, axis: str, hover: str
+) -> go.Figure:
+    """Rows of (name, value, low, high), one under the other."""
+    figure = go.Figure()
+    for (name, value, low, high), colour in zip(rows, colours, strict=True):
+        figure.add_trace(
+            go.Scatter(
+                x=[scale * value], y=[name], mode="markers+text", marker={"color": colour, "size": 12},
+                text=[f"{scale * value:.4g}"], textposition="top center", cliponaxis=False,
+                error_x={"type": "data", "array": [scale * (high - value)], "arrayminus": [scale * (value - low)],
+                         "color": colour, "thickness": 2},
+                hovertemplate=f"<b>{hover}</b><br>{scale * low:.4g} to {scale * high:.4g}<extra></extra>",
+                showlegend=False,
+            )
+        )  # fmt: skip
+    charts.house(figure, title, subtitle, 300)
+    highest = max(scale * row[3] for row in rows)
+    figure.update_xaxes(title_text=axis, range=[0, 1.06 * highest])
+    figure.update_yaxes(autorange="reversed", automargin=True)
+    return figure
+
+
 VIEWS: dict[str, Callable[[Facts], go.Figure]] = {
     "norm_scatter": norm_scatter,
     "taylor_scatter": taylor_scatter,
     "three_groups": three_groups,
+    "ladder": ladder,
+    "times": times,
 }

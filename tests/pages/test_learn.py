@@ -1,5 +1,6 @@
-"""The page Learn: a lesson from its list to its end, right and wrong, and what is kept. Facts are computed here, not by
-a worker."""
+"""The page Learn: every lesson from its list to its end, right and wrong, and what is kept.
+
+Facts are computed here, not by a worker."""
 
 from __future__ import annotations
 
@@ -10,22 +11,19 @@ from typing import Any
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from core import list_lessons, open_subject
+from core import LessonStep, filled, find_lesson, list_lessons, options_of
 from core.keep.store import open_store
 from core.keep.workspace import Workspace, new_token
-from core.learn import facts as facts_module
-from core.learn.facts import FACTS, facts_of
-from pages.components import work
+from pages.components import lesson_desk, lesson_scenes, work
+from tests.core.learn.lesson_facts import MODEL, quick_facts
 
 PAGE = str(Path(__file__).resolve().parents[2] / "pages" / "8_Learn.py")
-MODEL = "demo/digits-resnet"
+LESSONS = {lesson.name: lesson for lesson in list_lessons()}
 
 
 @pytest.fixture(scope="module")
 def facts() -> dict[str, dict[str, Any]]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(facts_module, "IMAGES", 16)
-        return {name: facts_of(name, open_subject(MODEL)) for name in FACTS}
+    return quick_facts()
 
 
 @pytest.fixture
@@ -43,115 +41,164 @@ def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, facts: dict[str, Any])
     at = AppTest.from_file(PAGE, default_timeout=60)
     at.query_params["w"] = token
     at.session_state["_temporary_framed"] = True
-    yield at.run()
+    yield at
     open_store().close()
+
+
+def opened(at: AppTest, name: str) -> AppTest:
+    at.query_params["lesson"] = name
+    return at.run()
 
 
 def press(at: AppTest, label: str, number: int = 0) -> AppTest:
     return [one for one in at.button if one.label == label][number].click().run()
 
 
+def offers(at: AppTest, label: str) -> bool:
+    return any(one.label == label for one in at.button)
+
+
 def said(at: AppTest) -> str:
     return "\n".join(one.value for one in [*at.markdown, *at.caption, *at.success, *at.warning])
 
 
-def test_the_list_opens_a_lesson(page: AppTest) -> None:
+def html(at: AppTest) -> str:
+    return "\n".join(one.proto.body for one in at.get("html"))
+
+
+def answers(step: LessonStep, known: dict[str, Any]) -> tuple[Any, Any]:
+    """The right answer to a question and a wrong one."""
+    truth, options = known[step.answer], options_of(step, known)
+    if options:
+        return str(truth), next(key for key in options if key != str(truth))
+    return float(truth), float(truth) * 1.5 + 7
+
+
+def give(at: AppTest, step: LessonStep, value: Any) -> AppTest:
+    """Answer the newest question."""
+    asked = [one for one in (at.radio if isinstance(value, str) else at.number_input) if not one.disabled]
+    asked = [one for one in asked if str(one.key).startswith("answer-")]
+    asked[-1].set_value(value).run()
+    return press(at, "Lock in my prediction" if step.kind == "predict" else "Check")
+
+
+@pytest.mark.parametrize("name", [name for name in LESSONS if name != "challenge"])
+@pytest.mark.parametrize("foreseen", [True, False])
+def test_a_lesson_is_played_to_its_end(page: AppTest, facts: dict[str, Any], name: str, foreseen: bool) -> None:
+    """With right predictions and right checks; and with wrong predictions, and a wrong answer before the right one."""
+    lesson = LESSONS[name]
+    known = facts[lesson.facts]
+    opened(page, name)
+    assert page.subheader[0].value == lesson.title
+    for number, step in enumerate(lesson.steps, start=1):
+        assert not page.exception and not page.error
+        last = number == len(lesson.steps)
+        if step.kind == "predict":
+            assert not offers(page, "Go on"), "first say what you think"
+            give(page, step, answers(step, known)[0 if foreseen else 1])
+            assert page.radio[-1].disabled and "Locked in" in said(page)
+        elif step.kind == "explain":
+            assert filled(step.right if foreseen else step.wrong, known).strip() in said(page)
+        elif step.kind == "formula":
+            assert all(f'aria-label="{one.sign}: ' in html(page) for one in step.symbols)
+        elif step.kind == "check":
+            assert not offers(page, "Finish" if last else "Go on")
+            if not foreseen:
+                give(page, step, answers(step, known)[1])
+                assert page.warning[-1].value == filled(step.wrong, known)
+                assert not offers(page, "Finish" if last else "Go on")
+            give(page, step, answers(step, known)[0])
+            assert page.success[-1].value == filled(step.right, known)
+        press(page, "Finish" if last else "Go on")
+    assert "Lesson done" in said(page)
+
+
+def test_the_list_opens_a_lesson_and_keeps_what_was_done(page: AppTest) -> None:
+    page.run()
     assert not page.exception
-    assert len([one for one in page.button if one.label == "Begin"]) >= 6
+    assert len([one for one in page.button if one.label == "Begin"]) == len(LESSONS) == 13
     press(page, "Begin")
     assert page.subheader[0].value == "What a channel does, and what it costs"
-    press(page, "All lessons")
-    assert not page.subheader
-
-
-def test_a_lesson_is_played_to_its_end_with_a_wrong_prediction(page: AppTest, facts: dict[str, Any]) -> None:
-    press(page, "Begin")
-    known = facts["channel"]
-    assert f"**{known['units']} channels**" in said(page)
     press(page, "Go on")
-    assert not [one for one in page.button if one.label == "Go on"]  # first say what you think
     press(page, "Lock in my prediction")
-    assert not [one for one in page.button if one.label == "Go on"]
-    page.radio[0].set_value("own").run()
-    press(page, "Lock in my prediction")
-    assert page.radio[0].disabled and "Locked in" in said(page)
-    press(page, "Go on")  # what was saved
-    table = page.dataframe[0].value
-    assert f"{known['own']:,}" in set(table["Saved"])
-    press(page, "Go on")
-    assert "easily forgotten" in said(page) and f"{known['others']:,}" in said(page)
-    press(page, "Go on")
-    assert page.latex
-    press(page, "Go on")
-    page.number_input[0].set_value(known["half_macs"] * 0.9).run()
-    press(page, "Check")
-    assert page.warning and not [one for one in page.button if one.label == "Finish"]
-    page.number_input[0].set_value(known["half_macs"]).run()
-    press(page, "Check")
-    assert f"{known['half_macs']:.2f} million" in page.success[0].value
-    press(page, "Finish")
-    assert "Lesson done" in said(page)
+    assert not offers(page, "Go on"), "nothing was chosen"
     press(page, "All lessons")
-    assert [one for one in page.button if one.label == "Look again"]
-    assert "1 of " in said(page) or page.get("progress")
+    assert not page.subheader and offers(page, "Go on") and "step 2 of 6" in said(page)
 
 
-@pytest.mark.parametrize("name", ["norms", "sensitivity", "coupled", "taylor"])
-def test_every_lesson_is_played_to_its_end_with_right_answers(page: AppTest, facts: dict[str, Any], name: str) -> None:
-    page.query_params["lesson"] = name
-    page.run()
-    known = facts[name]
-    for _ in range(12):
-        if "Lesson done" in said(page):
-            break
-        for label in ("Lock in my prediction", "Check"):
-            if [one for one in page.button if one.label == label]:
-                answer(page, known, name)
-                press(page, label)
-        assert not page.exception
-        press(page, "Finish" if [one for one in page.button if one.label == "Finish"] else "Go on")
-    assert "Lesson done" in said(page)
-    assert "saw it coming" in said(page) or "Right" in said(page)
-
-
-def answer(page: AppTest, known: dict[str, Any], name: str) -> None:
-    """Give the newest question its right answer."""
-    open_radio = [one for one in page.radio if not one.disabled]
-    open_number = [one for one in page.number_input if not one.disabled]
-    if open_number:
-        value = known[{"sensitivity": "needed", "coupled": "touched", "taylor": "first_loss_milli"}[name]]
-        open_number[-1].set_value(float(value)).run()
+@pytest.mark.parametrize("scene", sorted(lesson_scenes.SCENES))
+def test_a_scene_tells_of_every_step(scene: str, facts: dict[str, Any]) -> None:
+    """What the browser is given holds together: a text, a label and a drawing for each step, all finite."""
+    lesson = next(one for one in LESSONS.values() for step in one.steps if step.scene == scene)
+    drawn = lesson_scenes.SCENES[scene](facts[lesson.facts])
+    assert len(drawn["told"]) == len(drawn["steps"]) >= 2 and 0 <= drawn["start"] < len(drawn["told"])
+    assert drawn["alt"] and drawn["label"] and all(drawn["told"])
+    if drawn["kind"] == "lines":
+        assert all(len(one["y"]) == len(drawn["told"]) for one in drawn["series"])
+        values = [value for one in drawn["series"] for value in one["y"] if value is not None]
+    elif drawn["kind"] == "bars":
+        assert len(drawn["frames"]) == len(drawn["told"])
+        assert all(len(one["values"]) == len(drawn["items"]) for one in drawn["frames"])
+        values = [value for one in drawn["frames"] for value in one["values"]]
+    else:
+        assert len(drawn["frames"]) == len(drawn["told"])
         return
-    keys = _keys(list(open_radio[-1].options), known)
-    truth = next(str(known[one]) for one in ("pick", "interval_answer", "answer") if str(known.get(one)) in keys)
-    open_radio[-1].set_value(truth).run()
+    assert drawn["low"] <= min(values) and max(values) <= drawn["high"] + 1e-6
+    assert 2 <= len(drawn["ticks"]) <= 8
 
 
-def _keys(words: list[str], known: dict[str, Any]) -> list[str]:
-    """AppTest shows an option's words; its keys are in the facts or in the lesson's file."""
-    for name in ("candidates", "groups", "ways"):
-        pairs = known.get(name)
-        if isinstance(pairs, list) and words == [str(text) for _, text in pairs]:
-            return [str(key) for key, _ in known[name]]
-    return [
-        key
-        for one in list_lessons()
-        for step in one.steps
-        for key, text in step.options.items()
-        if one.facts and len(words) == len(step.options) and (text in words or "{" in text)
-    ]
+def test_numbers_in_scenes_are_the_facts(facts: dict[str, Any]) -> None:
+    known, drawn = facts["channel"], lesson_scenes.leaving(facts["channel"])
+    assert f"{known['macs']:,} MACs, 100.0%" in drawn["told"][0]
+    assert [len(frame) for frame in drawn["frames"]] == known["removed"]
+    known, drawn = facts["pivots"], lesson_scenes.pivots(facts["pivots"])
+    assert f"now channel {known['second']}" in drawn["told"][2]
+    known, drawn = facts["harm"], lesson_scenes.classes(facts["harm"])
+    assert f"{known['pruned']:.1%}" in drawn["told"][known["chosen"]]
 
 
 def test_the_challenge_judges_the_plan_on_the_desk(page: AppTest) -> None:
-    page.query_params["lesson"] = "challenge"
-    page.run()
+    opened(page, "challenge")
     press(page, "Go on")
     table = page.dataframe[0].value
-    assert list(table["Verdict"]) == ["not yet", "not measured yet"] or "not yet" in list(table["Verdict"])
-    assert not [one for one in page.button if one.label == "Finish"]
+    assert list(table["Verdict"]) == ["not yet", "not measured yet"]
+    assert not offers(page, "Finish")
+
+
+def whole(value: float, images: int) -> dict[str, Any]:
+    return {"accuracy": {"value": value, "images": images}}
+
+
+@pytest.mark.parametrize(
+    ("images", "accuracy", "verdict"), [(360, 0.97, "passed"), (360, 0.9, "not yet"), (100, 0.97, "not measured yet")]
+)
+def test_accuracies_are_compared_on_the_same_images(
+    page: AppTest, monkeypatch: pytest.MonkeyPatch, images: int, accuracy: float, verdict: str
+) -> None:
+    ensure = work.ensure
+    monkeypatch.setattr(work, "measured", lambda *_: whole(accuracy, 360))
+    monkeypatch.setattr(
+        work, "ensure",
+        lambda verb, about, **given: work.Work(whole(0.98, images), None) if verb == "evaluate_plan" else ensure(
+            verb, about, **given
+        ),
+    )  # fmt: skip
+    opened(page, "challenge")
+    press(page, "Go on")
+    assert list(page.dataframe[0].value["Verdict"]) == ["not yet", verdict]
+
+
+def test_a_plan_whose_channels_are_not_chosen_is_not_priced(page: AppTest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(work, "plan", lambda *_: None)
+    opened(page, "challenge")
+    press(page, "Go on")
+    assert not page.dataframe and "Waiting for the scores" in page.info[0].value
+    assert not offers(page, "Finish")
+    monkeypatch.setattr(lesson_desk, "judge_desk", lambda *_: lesson_desk.Judged(None, None, None, None, None))  # type: ignore[arg-type]
+    assert lesson_desk.Judged(None, None, None, None, None).met({"macs": 0.5}) == {"macs": None}  # type: ignore[arg-type]
 
 
 def test_a_lesson_that_does_not_exist_is_named(page: AppTest) -> None:
-    page.query_params["lesson"] = "juggling"
-    page.run()
+    opened(page, "juggling")
     assert "There is no lesson called 'juggling'" in page.error[0].value
+    assert find_lesson("challenge").steps[-1].kind == "desk"

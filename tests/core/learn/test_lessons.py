@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from html import escape
 from pathlib import Path
 
 import pytest
@@ -11,27 +12,26 @@ from torch import nn
 from core import count_cost, evaluate_model, mask_model
 from core.errors import CoreError
 from core.keep.subject import Subject, open_subject
-from core.learn import facts as facts_module
 from core.learn import lesson as lesson_module
 from core.learn.answers import Progress, answered, goal_met, gone_on, judge, may_go_on, options_of
-from core.learn.facts import FACTS, facts_of, middle_group
+from core.learn.formula import formula_html
+from core.learn.ground import middle_group
 from core.learn.lesson import filled, find_lesson, list_lessons, places
 from core.measure.importance import score_channels
 from core.records import Plan
+from tests.core.learn.lesson_facts import IMAGES, MODEL, quick_facts
 
 LESSONS = [lesson.name for lesson in list_lessons()]
 
 
 @pytest.fixture(scope="module")
 def subject() -> Subject:
-    return open_subject("demo/digits-resnet")
+    return open_subject(MODEL)
 
 
 @pytest.fixture(scope="module")
-def known(subject: Subject) -> dict[str, dict]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(facts_module, "IMAGES", 24)
-        return {name: facts_of(name, subject) for name in FACTS}
+def known() -> dict[str, dict]:
+    return quick_facts()
 
 
 @pytest.mark.parametrize("name", LESSONS)
@@ -40,7 +40,14 @@ def test_every_text_is_filled_and_every_answer_can_be_given(name: str, known: di
     facts = known.get(lesson.facts, {})
     assert lesson.goal and 1 <= lesson.minutes <= 15 and lesson.reading
     for number, step in enumerate(lesson.steps, start=1):
-        texts = [step.text, step.right, step.wrong, *(one.value for one in step.symbols), *step.options.values()]
+        texts = [
+            step.text,
+            step.right,
+            step.wrong,
+            step.numbers,
+            *(one.value for one in step.symbols),
+            *step.options.values(),
+        ]
         for text in texts:
             assert places(text) <= set(facts), (number, places(text) - set(facts))
             filled(text, facts)
@@ -56,7 +63,11 @@ def test_every_text_is_filled_and_every_answer_can_be_given(name: str, known: di
             assert lesson.steps[step.about - 1].kind == "predict"
             assert step.right and step.wrong
         if step.kind == "formula":
-            assert step.formula and len(step.symbols) >= 2
+            assert step.formula and step.numbers and len(step.symbols) >= 2
+            html = formula_html(step, facts)
+            for sign in step.symbols:
+                assert html.count(f'<th scope="row">{escape(sign.sign)}</th>') == 1
+                assert f'aria-label="{escape(sign.sign)}: ' in html, "every sign explains itself where it stands"
     assert lesson.steps[0].kind == "read" and lesson.steps[-1].kind in ("check", "desk")
 
 
@@ -76,7 +87,7 @@ def test_the_cost_of_a_channel_is_what_counting_says(subject: Subject, known: di
 
 def test_true_losses_are_those_of_masked_networks(subject: Subject, known: dict[str, dict]) -> None:
     facts, group = known["norms"], middle_group(subject.trace)
-    few = subject.data.calibration.take(torch.arange(24))
+    few = subject.data.calibration.take(torch.arange(IMAGES))
     dense = evaluate_model(subject.loaded.module, few).loss
     for unit in (facts["smallest"], facts["least"]):
         plan = Plan({group.id: tuple(other for other in range(group.units) if other != unit)})
