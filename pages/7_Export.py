@@ -183,31 +183,31 @@ def _results(found: dict[str, Any], subject: Subject, plan: Plan) -> None:
 
 def _figures(found: dict[str, Any], subject: Subject) -> None:
     dense, pruned = found["measurements"]["dense"], found["measurements"]["pruned"]
-    st.dataframe(
-        {
-            "": ["Dense", "Exported", "Change"],
-            "Accuracy [95 %]": [
-                tables.accuracy_text(dense["accuracy"]),
-                tables.accuracy_text(pruned["accuracy"]),
-                tables.difference_text(found["difference"]),
-            ],
-            "Latency [quartiles]": [
-                tables.latency_text(dense["latency"]),
-                tables.latency_text(pruned["latency"]),
-                tables.relative(pruned["latency"]["median_ms"], dense["latency"]["median_ms"]) or "same",
-            ],
-            **{
-                title: [write(dense[name]), write(pruned[name]), tables.relative(pruned[name], dense[name]) or "same"]
-                for title, name, write in (
-                    ("MACs", "macs", tables.count),
-                    ("Parameters", "params", tables.count),
-                    ("Size", "size_bytes", tables.size),
-                )
-            },
-        },
-        hide_index=True,
-        width="stretch",
-    )
+    rows = [
+        (
+            "Accuracy [95 %]",
+            tables.accuracy_text(dense["accuracy"]),
+            tables.accuracy_text(pruned["accuracy"]),
+            tables.difference_text(found["difference"]),
+        ),
+        (
+            "Latency [quartiles]",
+            tables.latency_text(dense["latency"]),
+            tables.latency_text(pruned["latency"]),
+            tables.relative(pruned["latency"]["median_ms"], dense["latency"]["median_ms"]) or "same",
+        ),
+        *(
+            (title, write(dense[name]), write(pruned[name]), tables.relative(pruned[name], dense[name]) or "same")
+            for title, name, write in (
+                ("MACs", "macs", tables.count),
+                ("Parameters", "params", tables.count),
+                ("Size", "size_bytes", tables.size),
+            )
+        ),
+    ]
+    # A table that wraps: on a phone nothing of it is out of sight.
+    columns = zip(*rows, strict=True)
+    st.table(dict(zip(("Figure", "Dense", "Exported", "Change"), columns, strict=True)), border="horizontal")
     timed = pruned["latency"]
     after, _ = work.repair_words(session.workspace(), found["measurements"].get("repair", AS_CUT))
     st.caption(

@@ -40,7 +40,7 @@ def show(found: dict[str, Any], directory: Path, names: list[str], key: str) -> 
             for name in papers:
                 title, about = PAPERS[name]
                 words, button = st.columns([4, 1], vertical_alignment="center")
-                words.markdown(f"{title}. {about}")
+                words.markdown(f"**{title}** · {about}")
                 with button:
                     downloads.one(directory, name, key)
 

@@ -11,7 +11,7 @@ from pages.components import downloads, moves, session
 
 TITLE = "Fine-tuned elsewhere"
 STEPS = (
-    """Take `finetune.py`, `model.py` and `model.safetensors` to a machine with PyTorch, a GPU if you can, and run:"""
+    "Take `finetune.py`, `model.py` and `model.safetensors` to a machine with PyTorch, best one with a GPU, and run:"
 )
 COMMAND = "python finetune.py --data images.npz --epochs 30    # or a folder with train/<class> and val/<class>"
 
@@ -22,7 +22,7 @@ def show(subject: Subject, plan: Plan, directory: Path, names: list[str], key: s
         return
     with st.expander("Train it further on another machine", icon=":material/model_training:"):
         st.markdown(STEPS)
-        st.code(COMMAND, language="bash")
+        st.code(COMMAND, language="bash", wrap_lines=True)
         st.caption(
             "It needs neither Prunescope nor its packages, goes on with --resume after an interruption, and keeps the "
             "weights that were best on images it holds out."

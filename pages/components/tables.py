@@ -21,7 +21,7 @@ LAYER_COLUMNS = {
     **{name: st.column_config.TextColumn(width="medium") for name in ("Kind", "Group", "May leave")},
 }
 PLAN_COLUMNS = {
-    "Layer": st.column_config.TextColumn(pinned=True, width="medium"),
+    "Layer": st.column_config.TextColumn(pinned=True, width=140),
     "Kept": st.column_config.ProgressColumn(format="%.0f %%", min_value=0, max_value=100),
     **{
         f"{name} {when}": st.column_config.NumberColumn(format="compact")
@@ -164,13 +164,13 @@ def plan_table(rows: Sequence[LayerRow]) -> dict[str, list[Any]]:
     """The columns of a table of layers, before and after the plan."""
     return {
         "Layer": [row.layer for row in rows],
-        "Kind": [row.kind for row in rows],
         "Channels": [_before_after(row.dense.out_channels, row.planned.out_channels) for row in rows],
         "Kept": [100 * row.planned.out_channels / max(1, row.dense.out_channels) for row in rows],
         "MACs before": [row.dense.macs for row in rows],
         "MACs after": [row.planned.macs for row in rows],
         "Parameters before": [row.dense.params for row in rows],
         "Parameters after": [row.planned.params for row in rows],
+        "Kind": [row.kind for row in rows],
     }
 
 
