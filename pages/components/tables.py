@@ -22,7 +22,7 @@ LAYER_COLUMNS = {
 }
 PLAN_COLUMNS = {
     "Layer": st.column_config.TextColumn(pinned=True, width=140),
-    "Kept": st.column_config.ProgressColumn(format="%.0f %%", min_value=0, max_value=100),
+    "Kept": st.column_config.ProgressColumn(format="%.0f %%", min_value=0, max_value=100, width=110),
     **{
         f"{name} {when}": st.column_config.NumberColumn(format="compact")
         for name in ("MACs", "Parameters")
