@@ -17,6 +17,7 @@ from core.evaluate import compare_models
 from core.export import apply_recipe, export_model, verify_export
 from core.export.files import write_text
 from core.export.recipe import plain
+from core.keep.model_files import runtime_ms
 from core.load import inspect_onnx, load_data, load_model
 from core.measure.cost import count_cost, measure_latency
 from core.measure.importance import affordable_images, score_channels
@@ -34,6 +35,8 @@ SCORE_IMAGES, RANDOM_IMAGES = 256, 120
 def scan(options: argparse.Namespace, tell: Tell) -> Told:
     """Curves of every group on selection images."""
     fractions = _fractions(options.fractions)
+    if options.out and not Path(options.out).resolve().parent.is_dir():
+        raise CoreError(f"--out: there is no folder {Path(options.out).resolve().parent}. Make it, or choose another.")
     loaded, data, trace = _open(options)
     scores = _scores(trace, data, options.criterion)
     found = scan_sensitivity(trace, data.selection, fractions, scores, limit=options.limit, on_progress=tell)
@@ -92,13 +95,12 @@ def inspect(options: argparse.Namespace, tell: Tell) -> Told:
     told: dict[str, Any] = {}
     if Path(options.model).suffix == ".onnx" and Path(options.model).is_file():
         told["onnx"] = inspect_onnx(options.model).to_dict()
+        told |= {"latency_ms": runtime_ms(options.model)} if options.time else {}
     try:
         loaded = load_model(options.model, weights=options.weights)
     except CoreError as error:
         if not told:
             raise
-        if options.time:
-            told["latency_ms"] = _runtime_ms(options.model)
         return plain({**told, "prunable": False, "why_not": str(error)}), True
     trace = trace_channels(loaded.module, loaded.example)
     cost = count_cost(trace)
@@ -113,22 +115,6 @@ def inspect(options: argparse.Namespace, tell: Tell) -> Told:
     if options.time:
         told["latency"] = asdict(measure_latency(loaded.module, loaded.example))
     return plain(told), True
-
-
-def _runtime_ms(path: str) -> float | None:
-    """Median milliseconds of one image in ONNX Runtime; None when it does not run."""
-    import numpy as np
-    import onnxruntime
-
-    from core.export.runner import time_one
-
-    try:
-        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-        (given,) = session.get_inputs()
-        shape = [size if isinstance(size, int) else 1 for size in given.shape]
-        return time_one(lambda images: session.run(None, {given.name: images}), np.zeros(shape, np.float32))
-    except Exception:  # the runtime's errors have no common class; the time is extra
-        return None
 
 
 def _fractions(text: str) -> list[float]:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+from onnx import TensorProto, helper
 
 from core.cli import main
 from core.cli.main import make_parser
@@ -56,10 +57,22 @@ def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
         shown = capsys.readouterr().out
         assert left.value.code == 0 and "Exit status: 0 done" in " ".join(shown.split())
         assert re.search(r"^  prunescope ", shown, re.MULTILINE)  # an example to copy
-    for example in re.findall(r"^  prunescope (.+)$", make_parser().format_help(), re.MULTILINE):
-        make_parser().parse_args(example.split())  # the examples are right
-    for command in make_parser()._subparsers._group_actions[0].choices.values():  # type: ignore[union-attr]
-        assert all(action.help for action in command._actions)
+    commands = make_parser()._subparsers._group_actions[0].choices  # type: ignore[union-attr]
+    assert set(commands) == set(COMMANDS)
+    for command in (make_parser(), *commands.values()):
+        for example in re.findall(r"^  prunescope (.+)$", command.format_help(), re.MULTILINE):
+            make_parser().parse_args(example.split())  # the examples are right
+    for command in commands.values():
+        assert all(action.help for action in command._actions) and "JSON: " in command.format_help()
+
+
+def test_the_readme_names_every_command_and_status() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    story = [line.partition("#")[0] for line in text.splitlines() if line.startswith("prunescope ")]
+    named = [make_parser().parse_args(line.split()[1:]).command for line in story]
+    assert set(named) == set(COMMANDS)
+    for name in COMMANDS:
+        assert f"| `{name}` |" in text  # what its JSON holds
 
 
 def test_the_entry_point_is_declared() -> None:
@@ -131,7 +144,17 @@ def test_scan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_inspect_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     status, told, _ = run(capsys, "inspect", MODEL, "--time")
     assert status == 0 and told["macs"] == 44680768 and told["latency"]["median_ms"] > 0
+    assert "latency_ms" not in told and "onnx" not in told
+    images, scores = (helper.make_tensor_value_info(one, TensorProto.FLOAT, ["n", 1, 8, 8]) for one in ("in", "out"))
+    graph = helper.make_graph([helper.make_node("Sin", ["in"], ["out"])], "g", [images], [scores])
     path = tmp_path / "net.onnx"
+    path.write_bytes(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9).SerializeToString()
+    )
+    status, told, _ = run(capsys, "inspect", str(path), "--time")
+    assert status == 0 and told["prunable"] is False and "uses Sin" in told["why_not"]
+    assert told["onnx"]["operators"] == {"Sin": 1} and told["latency_ms"] > 0
+    assert "latency_ms" not in run(capsys, "inspect", str(path))[1]
     path.write_bytes(b"no network")
     status, told, error = run(capsys, "inspect", str(path))
     assert status == 2 and told is None and "net.onnx" in error and error.count("\n") == 1
@@ -144,6 +167,7 @@ def test_inspect_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
         (["inspect", "nowhere.pt2"], "no file there"),
         (["scan", MODEL, "--fractions", "half"], "expected shares"),
         (["scan", MODEL, "--data", "nowhere"], "nowhere"),
+        (["scan", MODEL, "--out", "nowhere/scan.json"], "there is no folder"),
         (["export", MODEL, "--out", "x"], "one of --remove, --plan and --recipe"),
         (["export", MODEL, "--remove", "0.5", "--plan", "p", "--out", "x"], "remove, plan"),
         (["export", MODEL, "--remove", "1.5", "--out", "x"], "found 1.5"),
