@@ -29,7 +29,7 @@ function hatch(svg) {
   draw("rect", { width: 1.6, height: 5, fill: "var(--soft)" }, pattern);
 }
 
-const LAYOUT = { left: 46, right: 10, top: 12, bottom: 34 };
+const LAYOUT = { left: 46, right: 10, top: 24, bottom: 34 };
 
 function frameOf(svg, width, height, data, low, high) {
   svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
@@ -44,7 +44,7 @@ function frameOf(svg, width, height, data, low, high) {
     draw("text", { x: left - 6, y: box.up(tick) + 4, "text-anchor": "end" }, svg, `${tick}`);
   }
   draw("text", { x: left, y: height - 4 }, svg, data.xlabel);
-  draw("text", { x: 0, y: 9 }, svg, data.ylabel);
+  draw("text", { x: 0, y: 11 }, svg, data.ylabel);
   return box;
 }
 

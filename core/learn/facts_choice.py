@@ -161,7 +161,7 @@ def compensation(subject: Subject, on_progress: Progress | None, cancelled: Stop
         "cut": a, "solved": b, "greedy": c, "greedy_cut": as_cut(readings, greedy[:half]),
         "both": len(set(greedy[:half]) & set(by_norm[:half])),
         "answer": "little" if b > 0.75 * a else "half" if b > 0.25 * a else "most",
-        "times": a / b if b > 0 else math.inf, "first": greedy[0], "first_norm_rank": by_norm.index(greedy[0]) + 1,
+        "first": greedy[0], "first_norm_rank": by_norm.index(greedy[0]) + 1,
         "start": float(left[0]), "after_first": float(left[1]),
         "share": share, "needed": int((left > share).sum()),
         "at": at, "cut_line": cut, "solved_line": solved, "greedy_line": left.tolist(), "order": greedy,

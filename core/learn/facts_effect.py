@@ -22,8 +22,13 @@ TAKEN = 0.9  # of what the poorer half of the network can give
 REPEATS, SECONDS, EIGHTHS = 20, 1.5, 8
 HARM_SHARES = (0.05, 0.1, 0.15, 0.2, 0.3)
 HARM_IMAGES, HARM_MACS = 400, 3e10
-WANTED_FALL, LEAST_CLASS = 0.1, 5  # a cut near this fall is looked at; a class needs so many images
+WANTED_FALL, LEAST_FALL, LEAST_CLASS = 0.1, 0.01, 5  # a cut near this fall is looked at; a class needs so many images
 MOST_CLASSES = 24
+VERDICTS = {
+    "front": "the network cut in front is faster",
+    "back": "the network cut in the back is faster",
+    "same": "the two cannot be told apart: their runs overlap",
+}
 
 
 def time(subject: Subject, on_progress: Progress | None, cancelled: Stop | None) -> Facts:
@@ -48,12 +53,13 @@ def time(subject: Subject, on_progress: Progress | None, cancelled: Stop | None)
     whole, a, b = times[:3]
     share = macs[0] / dense.macs
     linear = share * whole.median_ms
+    answer = _faster(a, b)
     return {
-        "dense_macs": dense.macs, "front_macs": macs[0], "back_macs": macs[1], "share": share,
+        "verdict": VERDICTS[answer], "dense_macs": dense.macs, "front_macs": macs[0], "back_macs": macs[1],
+        "share": share,
         "back_share": macs[1] / dense.macs, "front_layers": _span(groups[: len(groups) // 2]),
         "back_layers": _span(groups[len(groups) // 2 :]),
-        "answer": "same" if a.low_ms <= b.high_ms and b.low_ms <= a.high_ms else
-                  "front" if a.median_ms < b.median_ms else "back",
+        "answer": answer,
         "times": [["whole network", *_spread(whole), 1.0], ["cut in front", *_spread(a), share],
                   ["cut in the back", *_spread(b), macs[1] / dense.macs]],
         "dense_ms": whole.median_ms, "front_ms": a.median_ms, "back_ms": b.median_ms, "linear_ms": linear,
@@ -64,6 +70,13 @@ def time(subject: Subject, on_progress: Progress | None, cancelled: Stop | None)
                     found.median_ms] for width, plan, found in zip(widths, plans[2:], times[3:], strict=True)]
                   + [[widest.units, 1.0, 1.0, whole.median_ms]],
     }  # fmt: skip
+
+
+def _faster(front: Latency, back: Latency) -> str:
+    """Which is quicker; "same" where the middle halves of their runs overlap."""
+    if front.low_ms <= back.high_ms and back.low_ms <= front.high_ms:
+        return "same"
+    return "front" if front.median_ms < back.median_ms else "back"
 
 
 def _spread(found: Latency) -> list[float]:
@@ -113,13 +126,14 @@ def harm(subject: Subject, on_progress: Progress | None, cancelled: Stop | None)
         pruned = prune_model(subject.loaded.module, subject.trace, plan)
         cuts.append((share, ask(pruned, few, cancelled=cancelled)))
     falls = [level - summarise(found, few).value for _, found in cuts]
-    chosen = min(range(len(cuts)), key=lambda at: abs(falls[at] - WANTED_FALL))
     classes = _classes(few)
-    if len(classes) < 2 or max(falls) <= 0.01:
+    if len(classes) < 2 or max(falls) <= LEAST_FALL:
         raise CoreError(
             "This lesson looks at single classes: it needs a trained network, and at least two classes with five "
             "images each. Open a trained network with its own images."
         )
+    hurting = [at for at, fall in enumerate(falls) if fall > LEAST_FALL]
+    chosen = min(hurting, key=lambda at: abs(falls[at] - WANTED_FALL))
     return _harm(few, dense, cuts, chosen, classes)
 
 
@@ -145,7 +159,7 @@ def _harm(
     worst, least = max(classes, key=lambda number: fall[number]), min(classes, key=lambda number: fall[number])
     lost, gained, images = changes[worst]
     low, high = paired_interval(lost, gained, images)
-    times = fall[worst] / mean if mean > 0 else float("inf")
+    times = fall[worst] / mean
     levels = [dense, *(found for _, found in cuts)]
     return {
         "images": len(data), "share": share, "dense": float(right.double().mean()), "mean": 100 * mean,

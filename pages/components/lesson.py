@@ -105,7 +105,7 @@ def _wait(subject: Subject, lesson: Lesson) -> None:
 def _steps(record: Workspace, subject: Subject, lesson: Lesson, facts: Facts) -> None:
     at = progress_of(record, lesson.name)
     for number, step in enumerate(lesson.steps[: at.step], start=1):
-        with st.container(key=f"step-{lesson.name}-{number}", border=True):
+        with st.container(key=f"lesson-step-{lesson.name}-{number}", border=True):
             st.markdown(f"##### {number} · {step.title}")
             if step.text:
                 st.markdown(filled(step.text, facts))
