@@ -108,7 +108,7 @@ def test_export_report_and_apply(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 def test_a_recipe_on_other_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "smaller"
-    words = ["--formats", "checkpoint", "--no-verify", "--out"]
+    words = ["--data", "random", "--formats", "checkpoint", "--no-verify", "--out"]
     run(capsys, "export", MODEL, "--remove", "0.5", *words, str(folder))
     weights = tmp_path / "mine.pt"
     torch.save(load_model(MODEL, weights="random").module.state_dict(), weights)
@@ -123,7 +123,7 @@ def test_a_recipe_on_other_weights(tmp_path: Path, capsys: pytest.CaptureFixture
 def test_plans_come_from_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plan = tmp_path / "plan.json"
     plan.write_text(json.dumps({"kept": {"features.0": [0, 1, 2, 3]}, "origin": "by hand"}))
-    words = ["--formats", "checkpoint", "--no-verify", "--out", str(tmp_path / "out")]
+    words = ["--data", "random", "--formats", "checkpoint", "--no-verify", "--out", str(tmp_path / "out")]
     status, told, _ = run(capsys, "export", MODEL, "--plan", str(plan), *words)
     assert status == 0 and "4 x" not in str(told)
     recipe = json.loads((tmp_path / "out" / "recipe.json").read_text())
