@@ -8,6 +8,8 @@ ResNet-20 and -56 need ../shared (weights and images); without it only the demo 
     make bench-papers ARGS="--write-docs"    also write assets/bench/papers.md and the charts
     make bench-papers ARGS="--finetune 2"    also after so many epochs of fine-tuning each
     make bench-papers ARGS="--seeds 0 1 2"   with several seeds
+    make bench-papers ARGS="--course 300 --only cifar/resnet56 --methods chapr-qr --budgets 0.25"
+                                             fine-tuned for so many seconds with the dense network as teacher
 
 Exits with an error when a bar is missed for certain. The full run takes hours.
 """
@@ -28,7 +30,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from tests.bench.bench_trace import describe, read, setting, write
-from tests.bench.papers_report import bars, line, write_docs
+from tests.bench.papers_report import bars, course_lines, line, write_docs
 from tests.bench.papers_worker import DEMO_DATA, PEERS, SHARED, work
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -55,17 +57,24 @@ def main() -> int:
     results = read(options.json) if options.resume or options.report else {}
     results["setting"] = setting(options.threads) if not options.report else results.get("setting", setting(2))
     results.setdefault("networks", {})
+    results.setdefault("courses", {})
     if not options.report:
         results["commands"] = [*dict.fromkeys([*results.get("commands", ()), command()])]
     print(describe(results["setting"]), flush=True)
     jobs = itertools.product([] if options.report else networks, options.seeds, options.budgets, methods)
     for network, seed, budget, method in jobs:
-        here = results["networks"].setdefault(network, {}).setdefault(method, {}).setdefault(budget, {})
+        here = (
+            results["courses" if options.course else "networks"]
+            .setdefault(network, {})
+            .setdefault(method, {})
+            .setdefault(budget, {})
+        )
         if not (options.resume and str(seed) in here):
             here[str(seed)] = run_one(network, method, budget, seed, options)
             write(options.json, results)
         print(line(network, method, budget, here[str(seed)]), flush=True)
     lines, missed = bars(results["networks"])
+    lines += course_lines(results["courses"])
     print("\n" + "\n".join(lines))
     if options.write_docs:
         told = [f"{describe(results['setting'])}; written at commit {commit()}. Measured by", "", "```"]
@@ -81,6 +90,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--methods", nargs="+", metavar="METHOD", help="recipes, or peer-l1, peer-l1+bn and the like")
     parser.add_argument("--budgets", nargs="+", default=list(BUDGETS), help="shares of the dense MACs")
     parser.add_argument("--finetune", type=int, default=0, metavar="EPOCHS", help="also fine-tune (default: not)")
+    parser.add_argument(
+        "--course", type=float, default=0, metavar="SECONDS", help="fine-tune with a teacher, kept apart"
+    )
     parser.add_argument("--calibration", type=int, default=10**6, help="calibration images at most (default: all)")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
@@ -99,7 +111,8 @@ def run_one(network: str, method: str, budget: str, seed: int, options: argparse
     context.set_forkserver_preload(["tests.bench.papers_worker"])
     with tempfile.TemporaryDirectory(prefix="prunescope-bench-") as folder:
         out = Path(folder) / "result.json"
-        values = (network, method, budget, options.finetune, seed, options.threads, options.calibration, out)
+        values = (network, method, budget, options.finetune, seed, options.threads, options.calibration)
+        values = (*values, options.course, out)
         worker = context.Process(target=work, args=([str(value) for value in values],))
         worker.start()
         worker.join(options.limit)

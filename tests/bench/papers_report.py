@@ -19,6 +19,7 @@ PAPERS = {
 }
 BARS = {"chapr-qr": 0.91, "cp-lasso": 0.89, "cap": 0.89}  # the first is our best recipe
 BAR_NET, BAR_BUDGET, BAR_SECONDS = "cifar/resnet56", "0.5", 180.0
+COURSE, COURSE_BAR = ("cifar/resnet56", "0.25"), 0.86
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#999999", "#b8a800")
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 860, 460, 60, 610, 40, 410
 CHARTS = {"comparison": "without retraining", "finetuned": "after the same short fine-tune"}
@@ -107,6 +108,24 @@ def bars(results: Results) -> tuple[list[str], bool]:
         )
     told, worse = layer_lines(results)
     return [*lines, *told], missed or worse
+
+
+def course_lines(results: Results) -> list[str]:
+    """What a short course with the dense network as teacher brought."""
+    found = []
+    for network, methods in results.items():
+        for method, budgets in methods.items():
+            for budget, seeds in budgets.items():
+                for run in measured(seeds):
+                    bar = COURSE_BAR if (network, budget) == COURSE else None
+                    mark = "   " if bar is None else "ok " if run["finetuned"]["b"]["value"] >= bar else "low"
+                    wanted = "" if bar is None else f" (bar {percent(bar)} in 300 s)"
+                    found.append(
+                        f"  {mark} {network} {method} with {percent(run['macs'])} % of the MACs: "
+                        f"{accuracy(run['comparison'])} %, after {run['finetune_seconds']:.0f} s of fine-tuning "
+                        f"{accuracy(run['finetuned'])} %{wanted}; load {run['load']}"
+                    )
+    return found
 
 
 def layer_lines(results: Results) -> tuple[list[str], bool]:

@@ -129,7 +129,9 @@ def _copy(module: nn.Module) -> nn.Module:
     return copy.deepcopy(module).eval()
 
 
-def measure(network: str, method: str, macs: float, epochs: int, seed: int, images: int) -> dict[str, Any]:
+def measure(
+    network: str, method: str, macs: float, epochs: int, seed: int, images: int, course: float
+) -> dict[str, Any]:
     loaded, data = load(network, images)
     dense = count_cost(trace_channels(loaded.module, loaded.example))
     began, cpu = time.perf_counter(), time.process_time()
@@ -144,21 +146,28 @@ def measure(network: str, method: str, macs: float, epochs: int, seed: int, imag
         calibration=len(data.calibration),
         layers=[[story.layer, story.raw_error, story.rebuilt_error] for story in stories],
     )
-    if epochs and not method.endswith("+bn"):  # training takes the statistics anew anyway
-        began = time.process_time()
-        tuned = finetune_model(module, data.calibration, epochs=epochs, lr=TUNE_RATE, seed=seed).module
+    if (epochs or course) and not method.endswith("+bn"):  # training takes the statistics anew anyway
+        began, cpu = time.perf_counter(), time.process_time()
+        how: dict[str, Any] = {"epochs": epochs, "lr": TUNE_RATE}
+        if course:
+            how = {"seconds": course, "teacher": loaded.module}
+        tuned = finetune_model(module, data.calibration, seed=seed, **how).module
         found["finetuned"] = compare_models(loaded.module, tuned, data.report).to_dict()
-        found.update(finetune_epochs=epochs, finetune_cpu_seconds=time.process_time() - began)
+        found.update(
+            finetune_epochs=epochs,
+            finetune_seconds=time.perf_counter() - began,
+            finetune_cpu_seconds=time.process_time() - cpu,
+        )
     return found
 
 
 def work(arguments: Sequence[str]) -> None:
     """Measure and write; what goes wrong is written too. Runs in a process of its own."""
-    network, method, macs, epochs, seed, threads, images, out = arguments
+    network, method, macs, epochs, seed, threads, images, course, out = arguments
     torch.set_num_threads(int(threads))
     try:
         with torch.random.fork_rng():
-            found = measure(network, method, float(macs), int(epochs), int(seed), int(images))
+            found = measure(network, method, float(macs), int(epochs), int(seed), int(images), float(course))
     except Exception as error:  # a peer may fail in any way, and the table says how
         found = {"error": f"{type(error).__name__}: {error}".splitlines()[0]}
     Path(out).write_text(json.dumps(_plain(found)), encoding="utf-8")
