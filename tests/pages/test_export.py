@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import io
+import runpy
+import sys
 import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from streamlit.testing.v1 import AppTest
 
-from core import Plan, count_cost, job_key, open_subject, score_channels
+from core import Plan, count_cost, export_model, is_kept, job_key, open_subject, prune_model, score_channels
+from core.keep.networks import build_any
 from core.keep.store import open_store
 from core.keep.workspace import Workspace, new_token, note_measured
 from core.work import jobs
@@ -177,3 +182,70 @@ def test_a_job_the_server_forgot_is_told_and_can_be_started_again() -> None:
     app = visit(replace(mine, choices={"export_job": lost}))
     assert "no longer known" in said(app)
     assert any(button.label == "Start again" for button in app.button)
+
+
+def exported(mine: Workspace, directory: Path) -> tuple[Workspace, Plan]:
+    """The plan's network as model.py, weights and training script, and a record that knows of it."""
+    subject = open_subject(work.FIRST_MODEL)
+    plan = work.plan(mine, subject)
+    assert plan is not None
+    pruned = prune_model(subject.loaded.module, subject.trace, plan)
+    done = export_model(pruned, plan, directory, "python", loaded=subject.loaded, trace=subject.trace)
+    accuracy = {"value": 0.9, "low": 0.85, "high": 0.94, "images": 100}
+    latency = {"median_ms": 1, "low_ms": 1, "high_ms": 1, "repeats": 3, "batch": 1, "threads": 1, "device": "cpu"}
+    one = {"accuracy": accuracy, "latency": latency, "macs": 10, "params": 10, "size_bytes": 10}
+    check = {"file": "model.py", "ok": True, "message": "model.py reloads.", "accuracy": None}
+    result = {
+        "plan": work.network_key(mine, plan),
+        "subject": subject.key,
+        "directory": str(directory),
+        "files": [{"name": name, "size_bytes": 1} for name in done.files],
+        "verification": {"ok": True, "message": "The file reloads.", "files": [check]},
+        "measurements": {"data": "digits (report)", "dense": one, "pruned": one},
+        "difference": {"value": 0.0, "low": -0.02, "high": 0.02},
+        "failed": {},
+    }
+    return note_measured(mine, EXPORT, result), plan
+
+
+def train(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One epoch of finetune.py on some digits, run as a script."""
+    part = open_subject(work.FIRST_MODEL).data.calibration.take(torch.arange(200))
+    pixels = (part.images * part.std[0] + part.mean[0]).mul(255).round().clamp(0, 255).to(torch.uint8)
+    np.savez(directory / "images.npz", images=pixels.permute(0, 2, 3, 1).numpy(), labels=part.labels.numpy())
+    words = ["--data", str(directory / "images.npz"), "--epochs", "1", "--batch", "40", "--shift", "0"]
+    monkeypatch.setattr(sys, "argv", ["finetune.py", *words])
+    monkeypatch.syspath_prepend(str(directory))
+    monkeypatch.delitem(sys.modules, "model", raising=False)
+    with pytest.raises(SystemExit) as left:
+        runpy.run_path(str(directory / "finetune.py"), run_name="__main__")
+    assert left.value.code == 0
+    monkeypatch.delitem(sys.modules, "model")
+
+
+def bring_home(app: AppTest, name: str, content: bytes) -> AppTest:
+    app.file_uploader[0].set_value((name, content, "application/octet-stream"))
+    app.run()
+    next(button for button in app.button if button.label.startswith("Take it")).click()
+    app.run()
+    assert not app.exception
+    return app
+
+
+def test_a_network_trained_elsewhere_comes_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine, plan = exported(record(removed={"features.0": 16, "features.24": 80}), tmp_path / "out")
+    train(tmp_path / "out", monkeypatch)
+    content = (tmp_path / "out" / "finetuned.safetensors").read_bytes()
+    app = visit(mine)
+    assert "python finetune.py --data images.npz" in app.code[-1].value
+    for wrong, words in ((content[:-400], "finetuned.safetensors"), (b"", "is empty")):
+        assert words in bring_home(app, "finetuned.safetensors", wrong).error[0].value
+    bring_home(app, "finetuned.safetensors", content)
+    assert not app.error
+    kept = Workspace.from_json(open_store().workspace(mine.token)[0])  # type: ignore[index]
+    subject, name = open_subject(work.FIRST_MODEL), work.repair(kept, plan)
+    assert is_kept(name) and "Fine-tuned elsewhere" in work.repair_words(kept, name)[0]
+    module, _ = build_any(subject, plan, name)
+    trained = safetensors.torch.load(content)
+    assert all(torch.equal(value, trained[key]) for key, value in module.state_dict().items() if key in trained)
+    assert "The plan has changed since this export" in said(visit(token=mine.token))
