@@ -133,7 +133,9 @@ def join(store: Store, code: str, token: str, name: str) -> str:
             "ON CONFLICT (code, who) DO UPDATE SET name = excluded.name, name_key = excluded.name_key",
             (plain, who, shown, key),
         )
-        _touch(connection, plain)
+        query = "SELECT 1 FROM class_plans WHERE code = ? AND who = ? LIMIT 1"
+        if connection.execute(query, (plain, who)).fetchone() is not None:  # the board shows the former name
+            _touch(connection, plain)
 
     store.transact(write, writes=True)
     return shown

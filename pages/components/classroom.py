@@ -34,6 +34,7 @@ NAME, POLLING = "class_name", "class_polling"
 PARTS = ("lesson", "model", "weights", "data", "criterion", "seed", "macs", "params", "size_bytes", "drop", "freeze",
          "hide", CLASS)  # fmt: skip
 DENSE = Plan({})
+POLL_S = 2.0  # a whole class waits at once
 
 
 # The link
@@ -164,7 +165,7 @@ def hand_in_card(subject: Subject) -> None:
     if _name(code):
         waiting = _asked(subject)
         session.set_temporary(POLLING, waiting)
-        st.fragment(run_every=work.poll(waiting))(_hand_in)(subject, task, code)
+        st.fragment(run_every=POLL_S if waiting else None)(_hand_in)(subject, task, code)
     else:
         st.caption(
             "Choose a nickname above; then you can hand in the plan on your desk, as often as you find a better."

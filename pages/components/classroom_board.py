@@ -5,7 +5,9 @@ It refreshes by itself in a part of the page of its own, so nothing else on the 
 
 from __future__ import annotations
 
+import copy
 from collections import OrderedDict
+from collections.abc import Callable
 from html import escape
 from typing import Any
 
@@ -16,6 +18,7 @@ from core import (
     BUDGETS,
     Assignment,
     Board,
+    Class,
     CoreError,
     Entry,
     board_csv,
@@ -29,11 +32,12 @@ from core import (
 from core.keep.store import open_store
 from pages.components import charts, downloads, session, tables
 
-EVERY_S = 4.0  # thirty learners ask eight times a second together: one short query each when nothing changed
+EVERY_S = 5.0  # thirty learners ask six times a second together: what did not change is drawn from what is kept
 COST_WORDS = dict(BUDGETS)
 OTHERS, MET, DENSE = charts.REFERENCE, charts.CURVE, charts.REFERENCE
-KEPT = 32
+KEPT = 300  # figures: a class of learners, each with a mark on their own plans
 _boards: OrderedDict[tuple[str, int], Board] = OrderedDict()  # by class and version: one for all who look
+_figures: OrderedDict[tuple[str, int, str], go.Figure] = OrderedDict()  # and by learner; "" for the teacher's
 APART = 14  # percent of the cost between two names: closer ones would cover each other
 
 
@@ -59,9 +63,12 @@ def _draw(task: Assignment, code: str, own: str, key: str) -> None:
         return
     mine = _who(code, own) if own else ""
     st.plotly_chart(
-        figure(shown, task, mine), key="class-chart", config=charts.config(f"class-{code}"), alt=words(shown, task)
+        _figure(shown, task, found, mine),
+        key="class-chart",
+        config=charts.config(f"class-{code}"),
+        alt=words(shown, task),
     )
-    st.caption(KEY_WORDS + (" ◆ yours." if mine else ""))
+    st.caption(KEY_WORDS + (" ◇ yours." if mine else ""))
     _table(shown, code, mine, key)
 
 
@@ -70,12 +77,25 @@ KEY_WORDS = "● goal met, ○ not met. The green corner is the goal."
 
 def _board(task: Assignment, code: str, version: int) -> Board:
     """Put together once per change, however many look at it."""
-    at = (code, version)
-    if at not in _boards:
-        _boards[at] = board_of(entries(open_store(), code), task)
-        while len(_boards) > KEPT:
-            _boards.popitem(last=False)
-    return _boards[at]
+    return _kept(_boards, (code, version), lambda: board_of(entries(open_store(), code), task))
+
+
+def _figure(shown: Board, task: Assignment, found: Class, mine: str) -> go.Figure:
+    """The chart, with one's own plans marked; Plotly takes 50 ms to put it together, so all share the rest of it."""
+    at = (found.code, found.version)
+    plain = _kept(_figures, (*at, ""), lambda: figure(shown, task))
+    if not any(entry.who == mine for entry in shown.entries):
+        return plain
+    return _kept(_figures, (*at, mine), lambda: mark_own(plain, shown, mine))
+
+
+def _kept(where: OrderedDict[Any, Any], at: Any, make: Callable[[], Any]) -> Any:
+    found = where.get(at)
+    if found is None:
+        found = where[at] = make()
+        while len(where) > KEPT:
+            where.popitem(last=False)
+    return found
 
 
 def _who(code: str, token: str) -> str:
@@ -93,26 +113,16 @@ def words(board: Board, task: Assignment) -> str:
     )
 
 
-def figure(board: Board, task: Assignment, mine: str = "") -> go.Figure:
+def figure(board: Board, task: Assignment) -> go.Figure:
     """Accuracy over the cost that the goal limits, as a share of the whole network's."""
     dense = board.entries[-1].told["dense"]
     limit, least = 100 * task.budget[1], 100 * (dense["value"] - task.drop)
-    found = go.Figure()
     lowest = min([least, *(100 * entry.told["low"] for entry in board.entries)])
-    bottom = max(0.0, lowest - 4)
-    found.add_shape(
-        type="rect", x0=0, x1=limit, y0=least, y1=101, fillcolor="rgba(0, 158, 115, 0.13)", line_width=0, layer="below"
-    )
-    for along, value in (("x", limit), ("y", least)):
-        line = {"color": charts.PLAN, "width": 1.6, "dash": "dash"}
-        (found.add_vline if along == "x" else found.add_hline)(**{along: value}, line=line)
+    found = go.Figure(layout={"shapes": _goal_shapes(limit, least)})
     _front(found, board)
-    groups = (
-        ("goal met", [n for n, e in enumerate(board.entries) if e.told["passed"] and e.who != mine], MET, "circle", 10),
-        ("not met", [n for n, e in enumerate(board.entries) if not e.told["passed"] and e.who != mine], OTHERS,
-         "circle-open", 9),
-        ("yours", [n for n, e in enumerate(board.entries) if e.who == mine], charts.FOCUS, "diamond", 13),
-    )  # fmt: skip
+    met = [place for place, entry in enumerate(board.entries) if entry.told["passed"]]
+    rest = [place for place, entry in enumerate(board.entries) if not entry.told["passed"]]
+    groups = (("goal met", met, MET, "circle", 10), ("not met", rest, OTHERS, "circle-open", 9))
     for title, members, colour, symbol, size in groups:
         if members:
             found.add_trace(_points(title, board, members, colour, symbol, size))
@@ -122,8 +132,34 @@ def figure(board: Board, task: Assignment, mine: str = "") -> go.Figure:
     charts.legend_below(found, 96)
     charts.hold_left(found)
     found.update_xaxes(title=f"{what} left, % of the whole network", range=[0, 104])
-    found.update_yaxes(title=charts.ACCURACY_AXIS, range=[bottom, 101])
+    found.update_yaxes(title=charts.ACCURACY_AXIS, range=[max(0.0, lowest - 4), 101])
     return found
+
+
+def mark_own(plain: go.Figure, board: Board, mine: str) -> go.Figure:
+    """``plain`` with a diamond around every plan of the learner ``mine``; ``plain`` stays as it is."""
+    own = [entry.told for entry in board.entries if entry.who == mine]
+    found = copy.deepcopy(plain)
+    found.add_trace(
+        go.Scatter(
+            x=[100 * told["shares"][board.cost] for told in own],
+            y=[100 * told["value"] for told in own],
+            mode="markers",
+            marker={"color": charts.FOCUS, "symbol": "diamond-open", "size": 16, "line": {"width": 2.4}},
+            name="yours",
+            hoverinfo="skip",
+        )
+    )
+    return found
+
+
+def _goal_shapes(limit: float, least: float) -> list[dict[str, Any]]:
+    """The corner in which the goal is met, and its two lines, all in percent."""
+    line = {"color": charts.PLAN, "width": 1.6, "dash": "dash"}
+    corner = {"type": "rect", "x0": 0, "x1": limit, "y0": least, "y1": 101, "line": {"width": 0}, "layer": "below"}
+    across = {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": least, "y1": least, "line": line}
+    upward = {"type": "line", "yref": "paper", "y0": 0, "y1": 1, "x0": limit, "x1": limit, "line": line}
+    return [{**corner, "fillcolor": "rgba(0, 158, 115, 0.13)"}, across, upward]
 
 
 def _front(found: go.Figure, board: Board) -> None:

@@ -280,11 +280,12 @@ def test_the_chart_names_nobody_as_html_and_marks_ones_own() -> None:
     rows = [classes.Entry(n, f"who{n}", name, told | {"shares": {"macs": 0.2 + 0.3 * n}, "value": 0.8 + 0.05 * n}, 0.0)
             for n, name in enumerate(names)]  # fmt: skip
     found = classroom_board.board_of(rows, TASK)
-    figure = classroom_board.figure(found, TASK, mine="who2")
-    drawn = [
-        word for trace in figure.data[:-1] for word in [*(trace.text or ()), *(row[0] for row in trace.customdata)]
-    ]
+    plain = classroom_board.figure(found, TASK)
+    figure = classroom_board.mark_own(plain, found, "who2")
+    assert len(plain.data) == len(figure.data) - 1 and list(figure.data[-1].y) == [100 * rows[2].told["value"]]
+    drawn = [word for trace in figure.data for word in trace.text or ()]
+    drawn += [row[0] for trace in figure.data if trace.customdata is not None for row in trace.customdata]
     assert drawn and not any("<" in word for word in drawn) and "&lt;b&gt;Bob&lt;/b&gt;" in drawn
-    assert [trace.name for trace in figure.data] == ["goal met", "yours", "whole network"]
-    assert len({(trace.marker.symbol, trace.marker.color) for trace in figure.data}) == 3
+    assert [trace.name for trace in figure.data] == ["best so far", "goal met", "whole network", "yours"]
+    assert len({(trace.marker.symbol, trace.marker.color) for trace in figure.data[1:]}) == 3
     assert "3 plans" in classroom_board.words(found, TASK)
