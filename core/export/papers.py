@@ -8,6 +8,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from core.export.files import write_text
 from core.export.source import Source
 from core.export.training_script import FINETUNE, training_script
@@ -16,9 +18,13 @@ RATIOS, LAYERS = "ratios.json", "layers.csv"
 PAPERS = (RATIOS, LAYERS, FINETUNE)
 TORCH_PRUNING = (
     "import torch_pruning as tp; layers = dict(model.named_modules()); "
-    "pruner = tp.pruner.MagnitudePruner(model, images, tp.importance.MagnitudeImportance(), ignored_layers="
-    "[layers[name] for name in found['ignored_layers']], pruning_ratio_dict="
+    "pruner = tp.pruner.MagnitudePruner(model, images, tp.importance.MagnitudeImportance(), pruning_ratio=0.0, "
+    "ignored_layers=[layers[name] for name in found['ignored_layers']], pruning_ratio_dict="
     "{layers[name]: ratio for name, ratio in found['pruning_ratio_dict'].items()}); pruner.step()"
+)
+GROUPED = (
+    "This network has convolutions in groups. Here whole groups leave; Torch-Pruning takes channels out of each group, "
+    "so its widths differ."
 )
 NNI = "from nni.compression.pruning import L1NormPruner; L1NormPruner(model, config_list=found['config_list'])"
 COLUMNS = ("layer", "channels", "kept", "kept_percent", "params_before", "params_after", "macs_before", "macs_after")
@@ -42,7 +48,8 @@ def ratios(recipe: dict[str, Any] | Any, module: Any) -> dict[str, Any]:
     widths agree and the weights need not.
 
     Torch-Pruning keeps int(channels x (1 - ratio)): the ratio aims a quarter of a channel beside the number, so that
-    rounding cannot take one more.
+    rounding cannot take one more. Its own default for layers that are not named is a half, so ``how`` sets 0. With
+    convolutions in groups (other than depthwise) it counts otherwise: ``note`` says so.
     """
     kinds = {name: type(layer).__name__ for name, layer in module.named_modules()}
     narrowed, whole = {}, []
@@ -61,9 +68,19 @@ def ratios(recipe: dict[str, Any] | Any, module: Any) -> dict[str, Any]:
     return {
         "about": "The share of each layer's output channels that leaves. Only recipe.json names which ones.",
         "widths": narrowed,
-        "torch_pruning": {"how": TORCH_PRUNING, "pruning_ratio_dict": exact, "ignored_layers": whole},
+        "torch_pruning": {
+            "how": TORCH_PRUNING,
+            "note": GROUPED if _grouped(module) else "",
+            "pruning_ratio_dict": exact,
+            "ignored_layers": whole,
+        },
         "nni": {"how": NNI, "config_list": config},
     }
+
+
+def _grouped(module: nn.Module) -> bool:
+    convs = [one for one in module.modules() if isinstance(one, nn.modules.conv._ConvNd)]
+    return any(1 < one.groups < max(one.in_channels, one.out_channels) for one in convs)
 
 
 def layers_csv(recipe: Any) -> str:

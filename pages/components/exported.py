@@ -16,7 +16,9 @@ PAPERS = {
     "recipe.json": ("Recipe", "Which channels stay, by layer and name, and how they were chosen. "
                     "`prunescope apply` cuts it into a fresh copy of the dense network."),
     "finetune.py": ("Training script", "Plain PyTorch; trains this network further on another machine."),
-    "ratios.json": ("Ratios", "The share of each layer that left, as Torch-Pruning and NNI take it."),
+    "ratios.json": ("Ratios", "The share of each layer that left, as Torch-Pruning and NNI take it; they choose the "
+                    "channels themselves. Torch-Pruning gives other widths where convolutions have groups (ResNeXt, "
+                    "RegNet), and does not take networks that shuffle channels (ShuffleNet)."),
     "layers.csv": ("Table of layers", "Channels, parameters and multiply-adds of every layer, before and after."),
     "reference.safetensors": ("Reference", "The images and outputs that every file was compared with."),
     "verification.json": ("Verification", "What the comparison found, as JSON."),

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import json
 import re
+import runpy
 import subprocess
 import sys
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -14,18 +17,23 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from core.apply import prune_model
 from core.errors import ExportError, LoadError
 from core.evaluate import evaluate_model
 from core.export import apply_recipe, export_model, write_report
+from core.export.papers import ratios
+from core.export.recipe import describe
 from core.export.training_script import training_script
 from core.keep import homecoming
 from core.keep.homecoming import take_back
 from core.keep.networks import build_any
 from core.keep.subject import Subject, open_subject
+from core.load.torchvision_guard import import_torchvision
 from core.plan import plan_uniform
 from core.records import Plan, Scores, fingerprint_state
+from core.trace import trace_channels
 
 MODEL = "demo/digits-resnet"
 
@@ -61,7 +69,7 @@ def test_the_table_of_layers_is_the_network(folder: Path, subject: Subject, plan
     pruned = prune_model(subject.loaded.module, subject.trace, plan)
     rows = {row["layer"]: row for row in csv.DictReader((folder / "layers.csv").read_text().splitlines())}
     for name, layer in pruned.named_modules():
-        if isinstance(layer, torch.nn.Conv2d):
+        if isinstance(layer, nn.Conv2d):
             old = subject.loaded.module.get_submodule(name)
             assert (int(rows[name]["channels"]), int(rows[name]["kept"])) == (old.out_channels, layer.out_channels)
             assert int(rows[name]["params_after"]) == sum(value.numel() for value in layer.parameters())
@@ -84,28 +92,44 @@ def test_other_programs_ratios_give_the_same_widths(folder: Path, subject: Subje
         assert round(found["widths"][name]["channels"] * (1 - entry["sparse_ratio"])) == found["widths"][name]["kept"]
 
 
-def test_torch_pruning_takes_the_ratios() -> None:
-    tp = pytest.importorskip("torch_pruning")
-    subject = open_subject("demo/digits-vgg")
-    scores = Scores("x", {g.id: -torch.arange(g.units).double() for g in subject.trace.groups})
-    plan = plan_uniform(subject.trace, scores, 0.4)
-    from core.export.papers import ratios
-    from core.export.recipe import describe
+def densenet() -> nn.Module:
+    return import_torchvision().models.DenseNet(8, (2, 2, 2, 2), 16, num_classes=7)
 
-    pruned = prune_model(subject.loaded.module, subject.trace, plan)
-    recipe = describe(pruned, plan, subject.loaded, subject.trace, None, None)
-    told = ratios(recipe, subject.loaded.module)["torch_pruning"]
-    module = prune_model(subject.loaded.module, subject.trace, Plan({}))
-    layers = dict(module.named_modules())
-    pruner = tp.pruner.MagnitudePruner(
-        module, subject.loaded.example, tp.importance.MagnitudeImportance(),
-        ignored_layers=[layers[name] for name in told["ignored_layers"]] + [layers["classifier"]],
-        pruning_ratio_dict={layers[name]: ratio for name, ratio in told["pruning_ratio_dict"].items()},
-    )  # fmt: skip
-    pruner.step()
-    found = {name: layer.out_channels for name, layer in module.named_modules() if isinstance(layer, torch.nn.Conv2d)}
-    ours = {name: layer.out_channels for name, layer in pruned.named_modules() if isinstance(layer, torch.nn.Conv2d)}
-    assert found == ours
+
+def resnet18() -> nn.Module:
+    return import_torchvision().models.resnet18(num_classes=7)
+
+
+def separable() -> nn.Module:
+    """Depthwise layers, squeeze and excitation, residuals."""
+    return import_torchvision().models.mobilenet_v3_small(num_classes=7)
+
+
+def resnext() -> nn.Module:
+    models = import_torchvision().models
+    return models.ResNet(models.resnet.Bottleneck, [1, 1, 1, 1], num_classes=7, groups=4, width_per_group=4)
+
+
+@pytest.mark.parametrize("make", [resnet18, densenet, separable, resnext])
+def test_torch_pruning_takes_the_ratios(make: Callable[[], nn.Module]) -> None:
+    """The program itself, called as ``how`` says: the same widths, or a note that says where they differ."""
+    tp = pytest.importorskip("torch_pruning")
+    dense, images = make().eval(), torch.randn(1, 3, 64, 64)
+    trace = trace_channels(dense, images)
+    plan = plan_uniform(trace, Scores("x", {g.id: -torch.arange(g.units).double() for g in trace.groups}), 0.4)
+    pruned = prune_model(dense, trace, plan)
+    told = ratios(describe(pruned, plan, None, trace, None, None), dense)["torch_pruning"]
+    model = copy.deepcopy(dense)
+    exec(told["how"], {"model": model, "images": images, "found": told, "tp": tp})
+    ours, theirs = (
+        {name: one.weight.shape[0] for name, one in module.named_modules() if isinstance(one, nn.Conv2d | nn.Linear)}
+        for module in (pruned, model)
+    )
+    assert theirs["fc" if "fc" in theirs else next(reversed(theirs))] == 7  # what is not named stays whole
+    if told["note"]:
+        assert make is resnext and ours != theirs and "groups" in told["note"]
+    else:
+        assert ours == theirs != {name: one.weight.shape[0] for name, one in dense.named_modules() if name in ours}
 
 
 def test_the_report_stands_alone(folder: Path) -> None:
@@ -150,25 +174,40 @@ def images(subject: Subject, path: Path) -> None:
 
 
 def test_the_script_trains_resumes_and_its_result_comes_home(
-    folder: Path, subject: Subject, plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    folder: Path, subject: Subject, plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
     monkeypatch.setenv("PRUNESCOPE_HOME", str(tmp_path / "home"))
     images(subject, tmp_path / "images.npz")
     out = tmp_path / "finetuned.safetensors"
 
-    def train(*words: str) -> list[dict[str, Any]]:
-        command = [sys.executable, "-B", "finetune.py", "--data", str(tmp_path / "images.npz"), "--out", str(out),
-                   "--batch", "20", "--device", "cpu", "--shift", "0", *words]  # fmt: skip
-        done = subprocess.run(
-            command, cwd=folder, env={"OMP_NUM_THREADS": "1", "PATH": ""}, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stderr
-        return [json.loads(line) for line in done.stdout.splitlines()]
-
-    first = train("--epochs", "1")
+    words = [
+        "--data",
+        str(tmp_path / "images.npz"),
+        "--out",
+        str(out),
+        "--batch",
+        "20",
+        "--device",
+        "cpu",
+        "--shift",
+        "0",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-B", "finetune.py", *words, "--epochs", "1"], cwd=folder, capture_output=True, text=True,
+        env={"OMP_NUM_THREADS": "1", "PATH": ""}, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    first = [json.loads(line) for line in done.stdout.splitlines()]
     assert first[0]["device"] == "cpu" and [line.get("epoch") for line in first[1:]] == [1, None]
     assert first[-1]["best"] >= first[0]["start"]
-    more = train("--epochs", "2", "--resume")
+    monkeypatch.setattr(sys, "argv", ["finetune.py", *words, "--epochs", "2", "--resume"])
+    monkeypatch.syspath_prepend(str(folder))
+    capsys.readouterr()
+    with pytest.raises(SystemExit, match="0"):
+        runpy.run_path(str(folder / "finetune.py"), run_name="__main__")
+    monkeypatch.delitem(sys.modules, "model")
+    more = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line.get("epoch") for line in more[1:]] == [2, None]
 
     name = take_back(out, subject, plan)
