@@ -20,8 +20,8 @@ from core.work.tasks import Progress, Stop
 DEEPEST = 0.875  # of a group's channels
 TAKEN = 0.9  # of what the poorer half of the network can give
 REPEATS, SECONDS, EIGHTHS = 20, 1.5, 8
-HARM_SHARES = (0.05, 0.1, 0.15, 0.2, 0.3)
-HARM_IMAGES, HARM_MACS = 400, 3e10
+HARM_SHARES = (0.05, 0.1, 0.15, 0.25)
+HARM_IMAGES, HARM_MACS = 400, 1e10
 WANTED_FALL, LEAST_FALL, LEAST_CLASS = 0.1, 0.01, 5  # a cut near this fall is looked at; a class needs so many images
 MOST_CLASSES = 24
 VERDICTS = {

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from core.apply.reconstruct import reconstruct_layers
-from core.apply.soft import SoftEpoch, silent_counts, soft_groups, train_softly
+from core.apply.soft import Softened, SoftEpoch, silent_counts, soft_groups, train_softly
 from core.apply.surgery import prune_model
-from core.errors import CoreError
+from core.errors import CoreError, TrainError
 from core.evaluate import evaluate_model
 from core.keep.subject import Subject
 from core.learn.ground import (
@@ -33,12 +33,13 @@ from core.solvers.least_squares import compensate
 from core.work.tasks import Progress, Stop
 
 REPAIR_IMAGES, JUDGED_IMAGES = 128, 200
-REPAIR_MACS, TRAIN_MACS, MOST_TRAIN_MACS = 1e10, 5e10, 1e12
+REPAIR_MACS, TRAIN_MACS, MOST_TRAIN_MACS = 1e10, 2.5e10, 1e12
 SHARES = (0.5, 0.625, 0.75)  # of all channels; the first that costs LEAST_FALL is taken
 LEAST_FALL = 0.05
 WEIGHTS = 48  # drawn
 WAY = tuple(step / 10 for step in range(16))  # from the old weights (0) to the new ones (1), and as far again beyond
-EPOCHS, SOFT_IMAGES, SOFT_BATCH, SOFT_RATE, SOFT_LR = 5, 64, 8, 0.3, 0.8
+EPOCHS, SOFT_IMAGES, SOFT_BATCH, SOFT_RATE, SOFT_LR = 4, 64, 8, 0.3, 0.8
+BOUND = 1.0  # on the length of a gradient, where training diverges without
 
 
 def least_squares(subject: Subject, on_progress: Progress | None, cancelled: Stop | None) -> Facts:
@@ -145,13 +146,10 @@ def soft(subject: Subject, on_progress: Progress | None, cancelled: Stop | None)
     few = images_within(subject.data.calibration, macs, TRAIN_MACS, SOFT_IMAGES)
     counts = silent_counts(subject.trace, SOFT_RATE)
 
-    def tell(share: float, message: str, _: object = None) -> None:
-        _tell(on_progress, share, message)
-
-    found = train_softly(
-        subject.loaded.module, subject.trace, few, SOFT_RATE, settle=1.0, on_progress=tell, cancelled=cancelled,
-        epochs=EPOCHS, lr=SOFT_LR, batch_size=min(SOFT_BATCH, max(2, len(few) // 2)), schedule="cosine",
-    )  # fmt: skip
+    try:
+        found = _softened(subject, few, None, on_progress, cancelled)
+    except TrainError:  # the steps were too large for this network; bounded ones are not
+        found = _softened(subject, few, BOUND, on_progress, cancelled)
     groups = [group for group in soft_groups(subject.trace) if counts.get(group.id)]
     if not groups:
         raise CoreError("No group of this network is wide enough to lose 30 % of its filters. Open another network.")
@@ -169,6 +167,18 @@ def soft(subject: Subject, on_progress: Progress | None, cancelled: Stop | None)
         "group_first": sorted(found.log[0].zeroed[shown.id])[0],
         "group_back": len(set(found.log[0].zeroed[shown.id]) - set(found.log[-1].zeroed[shown.id])),
     }  # fmt: skip
+
+
+def _softened(
+    subject: Subject, few: ImageData, clip: float | None, on_progress: Progress | None, cancelled: Stop | None
+) -> Softened:
+    def tell(share: float, message: str, _: object = None) -> None:
+        _tell(on_progress, share, message)
+
+    return train_softly(
+        subject.loaded.module, subject.trace, few, SOFT_RATE, settle=1.0, on_progress=tell, cancelled=cancelled,
+        epochs=EPOCHS, lr=SOFT_LR, clip=clip, batch_size=min(SOFT_BATCH, max(2, len(few) // 2)), schedule="cosine",
+    )  # fmt: skip
 
 
 def _moved(log: Sequence[SoftEpoch], group_id: str) -> int:

@@ -151,7 +151,7 @@ def _intervals(
     charts.house(figure, title, subtitle, 300)
     highest = max(scale * row[3] for row in rows)
     figure.update_xaxes(title_text=axis, range=[0, 1.06 * highest])
-    figure.update_yaxes(autorange="reversed", automargin=True)
+    figure.update_yaxes(range=[len(rows) - 0.5, -0.9], automargin=True)
     return figure
 
 
