@@ -277,8 +277,10 @@ def test_the_chart_names_nobody_as_html_and_marks_ones_own() -> None:
         "costs": {"macs": 5}, "shares": {"macs": 0.5}, "passed": True,
     }  # fmt: skip
     names = ["<b>Bob</b>", '<a href="http://e.org">x</a>', "Ada"]
-    rows = [classes.Entry(n, f"who{n}", name, told | {"shares": {"macs": 0.2 + 0.3 * n}, "value": 0.8 + 0.05 * n}, 0.0)
-            for n, name in enumerate(names)]  # fmt: skip
+    rows = []
+    for n, name in enumerate(names):
+        own = {"shares": {"macs": 0.2 + 0.3 * n}, "costs": {"macs": n}, "value": 0.8 + 0.05 * n}
+        rows.append(classes.Entry(n, f"who{n}", name, told | own, 0.0))
     found = classroom_board.board_of(rows, TASK)
     plain = classroom_board.figure(found, TASK)
     figure = classroom_board.mark_own(plain, found, "who2")
