@@ -31,6 +31,7 @@ function createDesk(root) {
   });
   desk.repaint = () => {
     if (!desk.model) return;
+    desk.view.theme = isDark(desk.view.probe) ? "dark" : "light"; // asked before anything is written
     paintTools(desk);
     paintAll(desk.view, desk.model);
     announce(desk);

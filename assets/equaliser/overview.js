@@ -15,7 +15,7 @@ function buildOverview(root) {
 function paintOverview(view, model) {
   const { box, canvas } = view.overview;
   if (box.hidden || !model) return;
-  const width = box.clientWidth;
+  const width = view.overview.width || box.clientWidth; // asking in every frame of a drag would lay the page out each time
   const scale = window.devicePixelRatio || 1;
   if (canvas.width !== Math.round(width * scale)) {
     canvas.width = Math.round(width * scale);

@@ -51,13 +51,14 @@ function paintTools(desk) {
   const scanned = model.rows.some((row) => model.curves.get(row.id));
   for (const option of tools.spread.options) {
     if (option.value === "loss") option.disabled = !scanned;
-    if (option.value === "time") option.textContent = timed ? SPREADS.time : "saving equal MACs";
+    const words = timed ? SPREADS.time : "saving equal MACs";
+    if (option.value === "time" && option.textContent !== words) option.textContent = words;
   }
   if (desk.spread === "loss" && !scanned) desk.spread = "mix";
   if (tools.spread.value !== desk.spread) tools.spread.value = desk.spread;
   const marked = desk.marked.size;
   tools.marks.hidden = !marked;
-  tools.count.textContent = `${marked} marked`;
+  if (marked) tools.count.textContent = `${marked} marked`;
   for (const [id, cell] of desk.view.cells) cell.column.classList.toggle("marked", desk.marked.has(id));
 }
 

@@ -89,7 +89,8 @@ function buildDesk(root) {
   const keys = buildKeys(foot);
   const tip = make("div", "tip", root, { role: "tooltip" });
   const typed = make("div", "typed", root, { role: "status" });
-  return { root, strip, tools, overview, keys, stages: [], desk, master: { column: master, fader: masterFader, kept: masterKept }, scroller, columns, legend, tip, typed, cells: new Map(), figures: {} };
+  const probe = make("i", "theme-probe", root);
+  return { root, probe, strip, tools, overview, keys, stages: [], desk, master: { column: master, fader: masterFader, kept: masterKept }, scroller, columns, legend, tip, typed, cells: new Map(), figures: {} };
 }
 
 function buildRows(view, model) {
@@ -114,6 +115,7 @@ function fitColumns(view, model) {
   view.overview.box.hidden = width * model.rows.length <= room + 2 && !settled.zoom;
   for (const cell of view.cells.values()) cell.text.textContent = shortName(cell.row.name, upright ? 14 : 17);
   // The longest name sets the height for all, so that the foot of the desk stays a line.
+  view.overview.width = view.overview.box.clientWidth;
   const longest = Math.max(...[...view.cells.values()].map((cell) => cell.text.offsetHeight));
   view.root.style.setProperty("--names", `${Math.max(24, longest + 8)}px`);
   placeWindow(view);
@@ -148,6 +150,14 @@ function describe(model, row, kept) {
   return parts.join(", ");
 }
 
+// A write that changes nothing still costs the browser a new layout: what is shown already is left alone.
+function isShown(node, ...values) {
+  const key = values.join("|");
+  if (node.shownKey === key) return true;
+  node.shownKey = key;
+  return false;
+}
+
 function paintSlider(fader, { kept, units, least, text, disabled }) {
   fader.style.setProperty("--kept", (kept / units).toFixed(5));
   fader.setAttribute("aria-valuemin", least);
@@ -165,6 +175,7 @@ function paintRow(view, model, id) {
   const curve = model.curves.get(id);
   const loss = lossAt(curve, 1 - kept / row.units);
   const text = describe(model, row, kept);
+  if (isShown(cell.column, kept, locked, id === model.selected, Boolean(curve), loss?.drop, view.theme, model.snap, text)) return;
   paintSlider(cell.fader, { kept, units: row.units, least: allowedKept(row, 1, model.snap), text, disabled: locked });
   cell.fader.style.setProperty("--heat", loss ? heatColour(heat(100 * loss.drop), view.theme) : "");
   cell.fader.classList.toggle("unscanned", !curve);
@@ -187,6 +198,7 @@ function paintMaster(view, model) {
   const still = model.rows.every((row) => model.locked.has(row.id));
   const percent = Math.round(100 * share);
   const text = still ? "every group is locked" : `${percent} % of all unlocked channels kept`;
+  if (isShown(view.master.column, share, text)) return;
   paintSlider(view.master.fader, { kept: percent, units: 100, least: 1, text, disabled: still });
   view.master.fader.style.setProperty("--kept", share.toFixed(5));
   view.master.column.classList.toggle("locked", still);
@@ -199,6 +211,7 @@ function paintStages(view, model) {
     const free = stage.rows.filter((row) => !model.locked.has(row.id));
     const percent = Math.round(100 * shareOf(free, model.values));
     const text = free.length ? `${percent} % of its unlocked channels kept` : "every group is locked";
+    if (isShown(head, text)) return;
     paintSlider(head, { kept: percent, units: 100, least: 1, text, disabled: !free.length });
     head.lastChild.textContent = free.length ? `${percent} %` : "";
   });
@@ -214,12 +227,14 @@ function paintFigure(view, name, title, value, note, how) {
     figure = view.figures[name] = { box, mark, value: make("div", "figure-value", box), note: make("div", "figure-note", box) };
     figure.box.dataset.figure = name;
   }
+  if (isShown(figure.box, how, value, note)) return;
   figure.mark.textContent = how;
   figure.value.textContent = value;
   figure.note.textContent = note;
 }
 
 function paintStrip(view, model) {
+  if (view.strip.classList.contains("elsewhere")) return;
   const accuracy = estimateAccuracy(model, model.values);
   if (accuracy) {
     const parts = [accuracy.atChance ? "at chance level" : `${formatPoints(accuracy.value - model.dense)} from ${formatPercent(model.dense, 1)}`];
@@ -236,7 +251,6 @@ function paintStrip(view, model) {
 }
 
 function paintAll(view, model) {
-  view.theme = isDark(view.root) ? "dark" : "light";
   const missing = model.rows.some((row) => !model.curves.get(row.id) && !(row.locked && row.reason));
   const scanned = model.rows.some((row) => model.curves.get(row.id));
   buildLegend(view, view.theme, scanned, missing);
@@ -247,9 +261,7 @@ function paintAll(view, model) {
   paintOverview(view, model);
 }
 
-function isDark(root) {
-  const probe = make("i", "theme-probe", root);
+function isDark(probe) {
   const [r, g, b] = getComputedStyle(probe).color.match(/[\d.]+/g).map(Number);
-  probe.remove();
   return 0.299 * r + 0.587 * g + 0.114 * b < 128;
 }

@@ -73,7 +73,11 @@ function buildCell(strip, name) {
   return parts;
 }
 
+// A write that changes nothing still costs the browser a new layout.
 function paintCell(parts, cell) {
+  const key = JSON.stringify(cell);
+  if (parts.shown === key) return;
+  parts.shown = key;
   parts.title.textContent = cell.title;
   parts.mark.textContent = cell.mark;
   parts.mark.className = `mark${HOLLOW.has(cell.mark) ? " hollow" : ""}${cell.busy ? " busy" : ""}`;
