@@ -37,8 +37,8 @@ _HOME = {
     "core.learn.answers": "Progress answered goal_met gone_on judge may_go_on options_of",
     "core.learn.classroom": "BUDGETS CONTROLS FROZEN HIDDEN Assignment from_parameters is_link to_query",
     "core.learn.classroom_board": (
-        "LONGEST_NAME Class Entry close_class count_learners entries find_class hand_in is_teacher join learner "
-        "member_name open_class plain_code remove_class remove_entry"
+        "LONGEST_NAME Class Entry close_class count_learners entries find_class hand_in handed_in is_teacher "
+        "join learner member_name open_class plain_code remove_class remove_entry"
     ),
     "core.learn.classroom_handout": "handout_html",
     "core.learn.classroom_plans": "Board board_csv board_of dense_accuracy measured_plan plan_name",

@@ -190,6 +190,13 @@ def hand_in(store: Store, code: str, token: str, plan: str, told: Mapping[str, A
     return store.transact(write, writes=True)
 
 
+def handed_in(store: Store, code: str, token: str) -> set[str]:
+    """Names of the plans that a learner has on the board."""
+    query = "SELECT plan FROM class_plans WHERE code = ? AND who = ?"
+    rows = store.transact(lambda c: c.execute(query, (plain_code(code), learner(code, token))).fetchall())
+    return {str(row[0]) for row in rows}
+
+
 def entries(store: Store, code: str) -> list[Entry]:
     """Everything on the board, in the order of handing in."""
     query = (

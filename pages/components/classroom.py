@@ -16,6 +16,7 @@ from core import (
     find_class,
     from_parameters,
     hand_in,
+    handed_in,
     is_link,
     is_teacher,
     join,
@@ -201,13 +202,16 @@ def _hand_in(subject: Subject, task: Assignment, code: str) -> None:
         frame.link("Tune")
         return
     missing = [(one, how) for one, how in ((plan, repair), (DENSE, AS_CUT)) if not _measured(subject, one, how).done]
+    there = plan_name(plan, repair) in handed_in(open_store(), code, session.owner())
+    words, icon = ("Measure this plan", "speed") if missing else ("Hand in this plan", "send")
+    words, icon = ("On the board", "check") if there else (words, icon)
     with st.container(horizontal=True, vertical_alignment="center"):
         if st.button(
-            "Hand in this plan" if not missing else "Measure this plan",
+            words,
             key="class-hand-in",
-            type="primary",
-            icon=":material/send:" if not missing else ":material/speed:",
-            disabled=not plan.kept or any(_measured(subject, one, how).active for one, how in missing),
+            type="secondary" if there else "primary",
+            icon=f":material/{icon}:",
+            disabled=there or not plan.kept or any(_measured(subject, one, how).active for one, how in missing),
         ):
             _press(subject, task, code, plan, repair, missing)
             st.rerun()

@@ -97,7 +97,7 @@ class Learner:
                 return
         self.measured_s = time.monotonic() - begun
         await asyncio.sleep(rng.uniform(1, 4) * pause)
-        ready = lambda it: "on the board" in " ".join(one.toast.body for one in it.of("toast"))  # noqa: E731
+        ready = lambda it: any(one.button.label == "On the board" for one in it.of("button"))  # noqa: E731
         self.steps["hand in"] = await page.press("Hand in this plan", ready)
 
 

@@ -52,6 +52,7 @@ def test_a_class_is_opened_joined_used_and_closed(store: Store) -> None:
     assert board.join(store, code, TOKENS[0], "  Ada   L. ") == "Ada L."
     assert board.hand_in(store, code, TOKENS[0], "plan-a", told())
     assert not board.hand_in(store, code, TOKENS[0], "plan-a", told()), "the same plan is not doubled"
+    assert board.handed_in(store, code, TOKENS[0]) == {"plan-a"} and not board.handed_in(store, code, TOKENS[1])
     board.join(store, code, TOKENS[0], "Ada")
     assert [(one.name, one.told["value"]) for one in board.entries(store, code)] == [("Ada", 0.9)]
     assert board.find_class(store, code).version > found.version
