@@ -26,12 +26,23 @@ def choose() -> tuple[Any, str]:
     kinds = [suffix.removeprefix(".") for suffix in MODEL_SUFFIXES]
     file = st.file_uploader("Network (.pt2, .onnx)", type=kinds, key="network-file")
     path = st.text_input("or a path on this computer", key="network-path", placeholder="/path/to/network.pt2")
+    now = session.workspace().model_source
+    if file is None and not path.strip() and _own(now):
+        st.caption(f"{Path(now).name} is open. Leave both empty to keep it, with other images for example.")
     return file, path
+
+
+def _own(path: str | None) -> bool:
+    """Whether it is a network file that this person uploaded, and still there. A project file may name any other."""
+    return bool(path) and Path(str(path)).is_file() and uploads_folder(session.owner()) in Path(str(path)).parents
 
 
 def take(file: IO[bytes] | None, name: str, path: str) -> tuple[ModelFile, str]:
     """Keep the file for this person and look into it; what was found, and its name. An ONNX file is shown from now on.
-    Raises CoreError with a sentence for the user."""
+    Without a file or a path the one that is open stays. Raises CoreError with a sentence for the user."""
+    now = session.workspace().model_source
+    if file is None and not path.strip() and _own(now):
+        return examine_model_file(now), Path(now).name
     if file is not None:
         found = keep_model_file(file, name, session.owner())
     else:
@@ -50,8 +61,7 @@ def take(file: IO[bytes] | None, name: str, path: str) -> tuple[ModelFile, str]:
 def show(record: Workspace) -> None:
     """What is in the ONNX file that was looked at last; nothing when there is none, or it has left the server."""
     path = record.choices.get(LOOKED_AT)
-    # A project file may say anything: only this person's own uploads are looked into.
-    if not path or not Path(path).is_file() or uploads_folder(record.token) not in Path(path).parents:
+    if not _own(path):
         return
     try:
         found = examine_model_file(path)

@@ -99,14 +99,25 @@ def shown(app: AppTest) -> str:
 
 
 def test_a_program_opens_without_its_source(written: Path) -> None:
-    app = open_file(visit(), written / "tiny.pt2")
-    assert not app.error
+    app = visit()
+    app.button_group(key="model-family").set_value("file")
+    app.run()
+    app.file_uploader(key="network-file").set_value(
+        ("tiny.pt2", (written / "tiny.pt2").read_bytes(), "application/zip")
+    )
+    next(button for button in app.button if button.label == "Open").click()
+    app.run()
+    assert not app.exception and not app.error
     assert "### tiny" in shown(app) and "Weights from tiny.pt2" in shown(app)
     table = app.dataframe[-1].value.set_index("Layer")
     assert list(table["Channels out"]) == [6, 4, 3] and table.loc["first", "May leave"] == "yes"
     assert str(written) not in shown(app) and token(app) not in shown(app)
     again = visit(token(app))
     assert "### tiny" in shown(again) and again.button_group(key="model-family").value == "file"
+    assert "tiny.pt2 is open. Leave both empty to keep it" in shown(again)
+    again.selectbox(key="data-source").set_value("random")
+    open_file(again, "")  # the same network, with other images
+    assert not again.error and "### tiny" in shown(again)
 
 
 def test_an_onnx_file_that_converts_opens_and_shows_what_is_in_it(written: Path) -> None:
