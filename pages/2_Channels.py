@@ -6,7 +6,7 @@ import streamlit as st
 
 from core import ChannelRow, CoreError, Scores, Subject, channel_rows, group_rows, scores_csv
 from core.keep.workspace import Workspace
-from pages.components import frame, tables, work
+from pages.components import downloads, frame, tables, work
 from pages.components.coupling import show_coupling
 from pages.components.criterion import choose_beside, choose_criterion, ensure_scores, follow_scores, known_scores
 from pages.components.one_group import selected_cell, show_group
@@ -30,14 +30,8 @@ def show(record: Workspace, subject: Subject, scores: Scores, rows: list[Channel
     cell = selected_cell(record, scores, rows)
     show_portrait(record, subject, cell["id"], cell["channel"])
     st.divider()
-    st.download_button(
-        "All scores as CSV",
-        scores_csv(subject.trace, scores, record.removed, work.pinned(record, subject)),
-        file_name=f"scores-{subject.loaded.name.replace('/', '-')}-{scores.criterion}.csv",
-        mime="text/csv",
-        icon=":material/download:",
-        on_click="ignore",
-    )
+    pinned, name = work.pinned(record, subject), f"scores-{subject.loaded.name}-{scores.criterion}"
+    downloads.csv("All scores as CSV", lambda: scores_csv(subject.trace, scores, record.removed, pinned), name)
 
 
 def maps(record: Workspace, subject: Subject, scores: Scores, rows: list[ChannelRow], beside: str) -> None:

@@ -25,7 +25,7 @@ from core import (
 )
 from core.keep.store import open_store
 from core.work.jobs import JobStatus, open_jobs
-from pages.components import charts, choices, classroom_rules, frame, moves, session, tables, work
+from pages.components import charts, choices, classroom_rules, downloads, frame, moves, session, tables, work
 from pages.components.ladder_chart import figure
 
 JOB, TRAIN, KEEP = "ladder_job", "ladder_seconds", "ladder_keep"
@@ -258,14 +258,7 @@ def _table(subject: Subject, rows: Sequence[RungRow], level: DenseLevel) -> None
         f"Dense network: {tables.percent(level.value)} [{tables.interval(level.low, level.high)}]. “To dense” compares "
         f"answers image by image, so its interval is narrower than the two accuracies'.{train}"
     )
-    st.download_button(
-        "Ladder as CSV",
-        ladder_csv(rows),
-        file_name=f"ladder-{subject.loaded.name.replace('/', '-')}.csv",
-        mime="text/csv",
-        icon=":material/download:",
-        on_click="ignore",
-    )
+    downloads.csv("Ladder as CSV", lambda: ladder_csv(rows), f"ladder-{subject.loaded.name}")
 
 
 def _cells(row: RungRow) -> dict[str, Any]:

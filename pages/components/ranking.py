@@ -24,7 +24,7 @@ from core import (
     rank_csv,
     rank_groups,
 )
-from pages.components import charts, choices, curve_marks, session, tables
+from pages.components import charts, choices, curve_marks, downloads, session, tables
 
 JUDGED, ORDER = "scan_judged", "scan_order"
 JUDGES = {WITHIN: "Measured value", SURELY: "Surely", PERHAPS: "Perhaps"}
@@ -78,14 +78,7 @@ def _show_ranking(
         selection_mode="single-row",
     )
     st.caption(_rank_words(limit, table, plan))
-    st.download_button(
-        "Ranking as CSV",
-        rank_csv(rows, limit),
-        file_name=f"ranking-{named}.csv",
-        mime="text/csv",
-        icon=":material/download:",
-        on_click="ignore",
-    )
+    downloads.csv("Ranking as CSV", lambda: rank_csv(rows, limit), f"ranking-{named}")
 
 
 def _rank_cells(row: RankRow, limit: Limit) -> dict[str, Any]:
@@ -160,14 +153,7 @@ def _show_drops(subject: Subject, sensitivity: Sensitivity, focus: str, named: s
         on_select=lambda: _pick("drops", [row.id for row in rows]),
         selection_mode="single-row",
     )
-    st.download_button(
-        "All measured points as CSV",
-        curves_csv(sensitivity),
-        file_name=f"sensitivity-{named}.csv",
-        mime="text/csv",
-        icon=":material/download:",
-        on_click="ignore",
-    )
+    downloads.csv("All measured points as CSV", lambda: curves_csv(sensitivity), f"sensitivity-{named}")
 
 
 def _drop_cells(row: DropRow) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import streamlit as st
 
 from core import OWN, CoreError, Plan, Subject, has_network, own_choices, recipe_cards, repair_of, runs_csv
 from core.keep.workspace import choose
-from pages.components import moves, session, stories, tables, work
+from pages.components import downloads, moves, session, stories, tables, work
 from pages.components.ladder import TRAINING
 
 VERB, RUNS, SHOWN = "recipe", "recover_runs", "recover_shown"
@@ -116,14 +116,8 @@ def results(subject: Subject, runs: Sequence[Run]) -> None:
         column_config=COLUMNS,
     )
     _one(subject, done[picked])
-    st.download_button(
-        "Runs as CSV",
-        runs_csv([{**done[key], **run_work(subject, done[key]).result, "title": run_title(done[key])} for key in keys]),
-        file_name=f"recipes-{subject.loaded.name.replace('/', '-')}.csv",
-        mime="text/csv",
-        icon=":material/download:",
-        on_click="ignore",
-    )
+    told = [{**done[key], **run_work(subject, done[key]).result, "title": run_title(done[key])} for key in keys]
+    downloads.csv("Runs as CSV", lambda: runs_csv(told), f"recipes-{subject.loaded.name}")
 
 
 COLUMNS = {
