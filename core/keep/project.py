@@ -26,11 +26,13 @@ SUFFIX = ".prunescope"
 STATE, WEIGHTS, IMAGES, NETWORK = "project.json", "weights/", "images/", "network/"
 MAX_STATE_BYTES = 32 << 20
 MAX_FILES = 4
+OF_CLASS = "class_"  # choices that belong to a class on this server, a teacher's key among them
 
 
 def pack_project(workspace: Workspace) -> bytes:
     """The work as a project file. Files too large for an upload stay out; the project names them all the same."""
-    state: dict[str, Any] = {**workspace.to_json(), "token": ""}
+    choices = {name: value for name, value in workspace.choices.items() if not name.startswith(OF_CLASS)}
+    state: dict[str, Any] = {**workspace.to_json(), "token": "", "choices": choices}
     found = io.BytesIO()
     with zipfile.ZipFile(found, "w", zipfile.ZIP_DEFLATED) as archive:
         text = json.dumps({"format": FORMAT, "workspace": state})

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import streamlit as st
 
 from core import (
@@ -253,9 +251,3 @@ def _own_numbers(subject: Subject, task: Assignment, plan: Plan, repair: str) ->
         f"Measured: **{tables.percent(told['value'])}** right ({tables.points(-lost)} points), "
         f"**{tables.percent(told['shares'][cost])}** of the {classroom_board.COST_WORDS[cost]}. {verdict}"
     )
-
-
-def without_class(record: Workspace) -> Workspace:
-    """The same work with no class in it."""
-    names = (classroom_rules.TASK, classroom_rules.CODE, classroom_rules.KEY)
-    return replace(record, choices={name: value for name, value in record.choices.items() if name not in names})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from html.parser import HTMLParser
@@ -10,6 +11,8 @@ from typing import Any
 import pytest
 
 from core.errors import CoreError
+from core.keep.project import open_project, pack_project
+from core.keep.workspace import Workspace, new_token
 from core.learn.classroom_formula import mathml
 from core.learn.classroom_handout import handout_html, markdown
 from core.learn.lesson import Lesson, find_lesson, list_lessons, places
@@ -65,8 +68,8 @@ def test_every_lesson_prints_whole(name: str) -> None:
     for number, step in enumerate(lesson.steps, start=1):
         assert f"{number} · {step.title}" in page.text
         if step.formula:
-            assert "<math" in sheet, f"this formula cannot be printed: {step.formula}"
-            mathml(step.formula)
+            assert "<math" in sheet, f"this formula cannot be printed: {step.latex}"
+            mathml(step.latex)
     if any(step.kind == "explain" and places(step.wrong) for step in lesson.steps):
         assert 'class="blank"' in sheet
     assert "Answers, for the teacher" not in sheet
@@ -118,6 +121,12 @@ def test_formulas(latex: str, wanted: str) -> None:
 def test_what_is_no_formula_is_refused(latex: str) -> None:
     with pytest.raises(CoreError):
         mathml(latex)
+
+
+def test_a_project_file_takes_no_class_along() -> None:
+    choices = {"class_key": "secret-key", "class_code": "bako-timu-resa", "lessons": {}}
+    packed = pack_project(Workspace(new_token(), "demo/digits-vgg", choices=choices))
+    assert open_project(io.BytesIO(packed)).choices == {"lessons": {}}
 
 
 # Progress
