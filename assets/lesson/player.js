@@ -26,7 +26,7 @@ function draw(tag, attributes, parent, text) {
 
 function hatch(svg) {
   const pattern = draw("pattern", { id: "hatch", width: 5, height: 5, patternUnits: "userSpaceOnUse", patternTransform: "rotate(45)" }, draw("defs", {}, svg));
-  draw("rect", { width: 1.6, height: 5, fill: "var(--soft)" }, pattern);
+  draw("rect", { width: 1.4, height: 5, fill: "var(--soft)", opacity: 0.45 }, pattern);
 }
 
 const LAYOUT = { left: 46, right: 10, top: 24, bottom: 34 };

@@ -209,8 +209,8 @@ def classes(facts: Facts) -> Scene:
         "line": [100 * value for value in facts["overall"]], "low": 0, "high": 100, "ticks": [0, 25, 50, 75, 100],
         "xlabel": "class", "ylabel": "accuracy, %", "steps": [f"{share:.0%}" for share in facts["shares"]],
         "told": [
-            f"Step {step}: {share:.0%} of every group gone. Average {overall:.1%}; lowest: class "
-            f"{names[row.index(min(row))]} with {min(row):.1%}; class {worst}: {row[names.index(worst)]:.1%}."
+            f"Step {step}: {share:.0%} of every group gone. Average {overall:.1%}; class {worst}: "
+            f"{row[names.index(worst)]:.1%}; the lowest, class {names[row.index(min(row))]}: {min(row):.1%}."
             for step, (share, overall, row) in enumerate(
                 zip(facts["shares"], facts["overall"], facts["by_class"], strict=True)
             )

@@ -177,7 +177,10 @@ def test_axe_finds_nothing_serious(finished: str, tabs: Callable[..., Any], sche
     axe = pytest.importorskip("axe_playwright_python.sync_playwright")
     page = tabs(color_scheme=scheme)
     page.set_default_timeout(PATIENCE_MS)
-    for address, text in ((finished, "Begin"), (f"{finished}&lesson=compensation", "Lesson done.")):
+    seen = [(f"{finished}&lesson=compensation", "Lesson done.")]
+    if scheme == "light":  # the list has no colours of its own
+        seen.append((finished, "Begin"))
+    for address, text in seen:
         page.goto(address)
         page.get_by_text(text).first.wait_for()
         found = axe.Axe().run(page, context={"include": [["[data-testid=stMainBlockContainer]"]]})
