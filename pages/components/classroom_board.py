@@ -217,14 +217,15 @@ def _dense(dense: Any) -> go.Scatter:
 
 def _table(board: Board, code: str, mine: str, key: str) -> None:
     rows = [_row(place, entry, board, mine) for place, entry in enumerate(board.entries)]
-    picked = st.dataframe(
+    options: dict[str, Any] = {"on_select": "rerun", "selection_mode": "single-row"} if key else {}
+    picked: Any = st.dataframe(
         rows,
         key="class-table",
         hide_index=True,
         width="stretch",
         height=min(38 + 35 * len(rows), 420),
         column_config=COLUMNS,
-        **({"on_select": "rerun", "selection_mode": "single-row"} if key else {}),
+        **options,
     )
     with st.container(horizontal=True, vertical_alignment="center"):
         if key:

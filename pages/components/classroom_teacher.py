@@ -68,7 +68,9 @@ def _form(record: Workspace, subject: Subject) -> None:
         "For another network, open it on the page Model first."
     )
     lessons = {one.name: one.title for one in list_lessons()}
-    lesson = st.selectbox("Lesson", list(lessons), index=len(lessons) - 1, format_func=lessons.get, key="teach-lesson")
+    lesson = st.selectbox(
+        "Lesson", list(lessons), index=len(lessons) - 1, format_func=lessons.__getitem__, key="teach-lesson"
+    )
     left, middle, right = st.columns(3)
     budget = left.selectbox("What must shrink", list(BUDGETS), format_func=_titled, key="teach-budget")
     share = middle.number_input("At most, %", 1, 100, 50, key="teach-share")
@@ -93,8 +95,8 @@ def _form(record: Workspace, subject: Subject) -> None:
 
 def _hold(control: Any) -> str:
     picked = st.segmented_control(
-        control.title, list(HOLDS), format_func=HOLDS.get, default="", key=f"teach-hold-{control.name}", required=True,
-        help=control.summary, width=260,
+        control.title, list(HOLDS), format_func=HOLDS.__getitem__, default="", key=f"teach-hold-{control.name}",
+        required=True, help=control.summary, width=260,
     )  # fmt: skip
     return str(picked or "")
 
