@@ -125,7 +125,7 @@ def test_an_onnx_file_that_converts_opens_and_shows_what_is_in_it(written: Path)
     assert not app.error and not app.warning
     assert "### tiny" in shown(app) and "opset 18" in shown(app)
     inside, layers = app.dataframe[0].value, app.dataframe[-1].value.set_index("Layer")
-    assert list(inside["Operator"]) == ["Conv", "Conv", "Gemm"]
+    assert list(inside["Operator"]) == ["Conv", "Conv", "Gemm"] and list(inside["Layer"]) == ["first", "second", "head"]
     assert list(inside["MACs"]) == list(layers["MACs"]) and list(inside["Parameters"]) == list(layers["Parameters"])
     assert layers.loc["second", "May leave"] == "yes"
 

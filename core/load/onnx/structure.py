@@ -18,7 +18,8 @@ REMEDY = "Export it again with its weights inside, for example with torch.onnx.e
 
 @dataclass(frozen=True)
 class OnnxLayer:
-    """One operator with weights: multiply-adds per image (None where a size is not known), parameters, output shape."""
+    """One operator with weights, under their layer's name where they have one ("conv1.weight"): multiply-adds per image
+    (None where a size is not known), parameters, output shape."""
 
     name: str
     operator: str
@@ -152,7 +153,10 @@ def _layer(node: Any, sizes: Mapping[str, tuple[int, ...]], shapes: Shapes) -> O
         at = shapes.get(node.input[0], ())[2:] if node.op_type == "ConvTranspose" else places
         if all(size is not None for size in at):
             macs = math.prod(weight) * math.prod(size for size in at if size is not None)
-    return OnnxLayer(node.name or node.output[0], node.op_type, macs, params, tuple(size or -1 for size in output))
+    named = next((name.removesuffix(".weight") for name in node.input[1:] if name.endswith(".weight")), "")
+    return OnnxLayer(
+        named or node.name or node.output[0], node.op_type, macs, params, tuple(size or -1 for size in output)
+    )
 
 
 def _brief(error: BaseException) -> str:
