@@ -132,7 +132,7 @@ def figure(board: Board, task: Assignment) -> go.Figure:
     charts.legend_below(found, 96)
     charts.hold_left(found)
     found.update_xaxes(title=f"{what} left, % of the whole network", range=[0, 104])
-    found.update_yaxes(title=charts.ACCURACY_AXIS, range=[max(0.0, lowest - 4), 101])
+    found.update_yaxes(title=charts.ACCURACY_AXIS, range=[max(0.0, lowest - 4), 105])
     return found
 
 
@@ -156,7 +156,7 @@ def mark_own(plain: go.Figure, board: Board, mine: str) -> go.Figure:
 def _goal_shapes(limit: float, least: float) -> list[dict[str, Any]]:
     """The corner in which the goal is met, and its two lines, all in percent."""
     line = {"color": charts.PLAN, "width": 1.6, "dash": "dash"}
-    corner = {"type": "rect", "x0": 0, "x1": limit, "y0": least, "y1": 101, "line": {"width": 0}, "layer": "below"}
+    corner = {"type": "rect", "x0": 0, "x1": limit, "y0": least, "y1": 105, "line": {"width": 0}, "layer": "below"}
     across = {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": least, "y1": least, "line": line}
     upward = {"type": "line", "yref": "paper", "y0": 0, "y1": 1, "x0": limit, "x1": limit, "line": line}
     return [{**corner, "fillcolor": "rgba(0, 158, 115, 0.13)"}, across, upward]
