@@ -30,7 +30,6 @@ from core.errors import Cancelled, CoreError
 ROOT = Path(__file__).resolve().parents[2]
 PROGRESS_EVERY_S = 0.1
 LANES = ("quick", "long", "all")
-NICENESS = 5  # whoever drags a bar comes before what is measured meanwhile
 
 
 @dataclass(frozen=True)
@@ -268,8 +267,6 @@ def main() -> None:
     parser.add_argument("--verbs", default="core.work.worker", help="module with the table VERBS")
     parser.add_argument("--threads", type=int, default=1, help="threads for tensor arithmetic")
     options = parser.parse_args()
-    with contextlib.suppress(AttributeError):  # Windows has none
-        os.nice(NICENESS)
     signal.signal(
         signal.SIGINT, signal.SIG_IGN
     )  # Ctrl-C reaches the whole group; the server decides and closes our input
