@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -79,8 +81,12 @@ def hand_in(page: Any, share: float) -> None:
     desk.wait_until(lambda seen: seen["macs"].mark == "exact")
     page.get_by_test_id("stSidebar").get_by_role("link", name="Learn").click()
     ready = page.get_by_role("button", name=re.compile("Hand in this plan|Measure this plan"))
-    ready.wait_for(timeout=30_000)
-    if page.get_by_role("button", name="Measure this plan").count():  # the whole network may still be missing
-        ready.click()
-    page.get_by_role("button", name="Hand in this plan").click(timeout=90_000)
+    done = page.get_by_role("button", name="On the board")
+    limit = time.monotonic() + 120
+    while not done.count():  # the plan or the whole network may still be missing: then it is measured first
+        assert time.monotonic() < limit, page.locator(".stMain").inner_text()[-800:]
+        if ready.count() and ready.is_enabled():
+            with contextlib.suppress(Exception):  # it was drawn anew under the pointer
+                ready.click(timeout=3000)
+        page.wait_for_timeout(300)
     page.get_by_text(re.compile(r"learners?, [12] plans? handed in")).wait_for(timeout=30_000)
