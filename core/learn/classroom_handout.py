@@ -14,7 +14,7 @@ from typing import Any
 
 from core.errors import CoreError
 from core.learn.answers import options_of
-from core.learn.classroom_formula import mathml
+from core.learn.formula import to_html
 from core.learn.lesson import Lesson, LessonStep, filled
 
 Facts = Mapping[str, Any]
@@ -96,9 +96,7 @@ def _formula(step: LessonStep, facts: Facts) -> str:
         value = BLANK if last else escape(filled(one.value, facts))
         rows.append(f"<tr><th>{escape(one.sign)}</th><td>{escape(one.meaning)}</td><td>{value}</td></tr>")
     head = "<tr><th>Sign</th><th>Meaning</th><th>Here</th></tr>"
-    return (
-        f'<div class="formula">{formula_html(step.latex)}</div><table class="symbols">{head}{"".join(rows)}</table>'
-    )
+    return f'<div class="formula">{_math(step.formula)}</div><table class="symbols">{head}{"".join(rows)}</table>'
 
 
 def _tries(goal: str) -> str:
@@ -126,14 +124,6 @@ def _answers(lesson: Lesson, facts: Facts) -> str:
     return f'<div class="page"></div><section><h2>Answers, for the teacher</h2><dl>{"".join(found)}</dl></section>'
 
 
-def formula_html(latex: str) -> str:
-    """The formula as MathML; as it is written where it cannot be shown so."""
-    try:
-        return mathml(latex)
-    except CoreError:
-        return f"<code>{escape(latex)}</code>"
-
-
 def markdown(text: str, *, inline: bool = False) -> str:
     """The Markdown that lessons use, as HTML: paragraphs, lists, **strong**, *emphasis*, `code`, $formula$, links.
     Everything else is escaped."""
@@ -158,7 +148,7 @@ def _spans(text: str) -> str:
 
     text = text.replace("\x02", "").replace("\x03", "")
     text = re.sub(r"`([^`]+)`", lambda m: keep(f"<code>{escape(m[1])}</code>"), text)
-    text = re.sub(r"\$([^$\n]+)\$", lambda m: keep(_inline_formula(m[1])), text)
+    text = re.sub(r"\$([^$\n]+)\$", lambda m: keep(_math(m[1])), text)
     text = re.sub(
         r"\[([^\]]+)\]\((https?://[^)\s]+)\)",
         lambda m: keep(f'{escape(m[1])} <span class="address">({escape(m[2])})</span>'),
@@ -170,11 +160,12 @@ def _spans(text: str) -> str:
     return re.sub("\x02(\\d+)\x03", lambda m: kept[int(m[1])], text)
 
 
-def _inline_formula(latex: str) -> str:
+def _math(written: str) -> str:
+    """Ready to print; as it is written where it cannot be shown so."""
     try:
-        return mathml(latex, block=False)
+        return f'<span class="math">{to_html(written)}</span>'
     except CoreError:
-        return f"<code>{escape(latex)}</code>"
+        return f"<code>{escape(written)}</code>"
 
 
 PAGE = """<!doctype html>
@@ -208,7 +199,16 @@ header td { overflow-wrap: anywhere; }
 .boxes li { margin: .3rem 0; padding-left: 1.5em; text-indent: -1.5em; }
 .boxes li::before { content: ""; display: inline-block; width: .75em; height: .75em; margin-right: .75em;
   border: .9pt solid #000; vertical-align: -.05em; }
-.formula { margin: .5rem 0; overflow-x: auto; font-size: 1.2em; }
+.formula { margin: .5rem 0; font-size: 1.2em; line-height: 2; text-align: center; }
+.math { font-family: "Latin Modern Math", Cambria, Georgia, "Times New Roman", serif; }
+.math sub, .math sup { font-size: .68em; line-height: 0; }
+.math .op { padding-inline: .25em; }
+.math .gap { display: inline-block; width: .18em; }
+.math .big { font-size: 1.35em; }
+.math .frac { display: inline-flex; flex-direction: column; align-items: center; line-height: 1.4;
+  vertical-align: middle; }
+.math .frac > span:first-child { padding-inline: .3em; border-bottom: .6pt solid #000; }
+.math .root > span { padding: .1em .2em 0; border-top: .6pt solid #000; }
 .turn { margin-top: 1rem; font-style: italic; }
 .address { font-size: .85em; overflow-wrap: anywhere; }
 code { font-family: ui-monospace, Menlo, Consolas, monospace; font-size: .92em; }

@@ -6,7 +6,6 @@ with the facts that core/learn/facts.py computes of the network at hand: no numb
 
 from __future__ import annotations
 
-import re
 import string
 import tomllib
 from collections.abc import Mapping
@@ -61,11 +60,6 @@ class LessonStep:
     numbers: str
     symbols: tuple[Symbol, ...]
     goal: Mapping[str, float]
-
-    @property
-    def latex(self) -> str:
-        """The formula without the marks of its signs, in plain LaTeX."""
-        return re.sub(r"\\sign\{\d+\}", "", self.formula)
 
 
 @dataclass(frozen=True)
