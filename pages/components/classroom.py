@@ -229,6 +229,8 @@ def _press(
 ) -> None:
     try:
         for one, how in missing:
+            if not _measured(subject, one, how).active:  # a drag on the page Tune drops what it began before
+                work.again("evaluate_plan", subject, plan=one.to_json(), repair=how)
             _measured(subject, one, how, start=True)
         if not missing:
             told = measured_plan(open_store(), subject, task, plan, repair)

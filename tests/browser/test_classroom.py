@@ -84,7 +84,7 @@ def hand_in(page: Any, share: float) -> None:
     done = page.get_by_role("button", name="On the board")
     limit = time.monotonic() + 120
     while not done.count():  # the plan or the whole network may still be missing: then it is measured first
-        assert time.monotonic() < limit, page.locator(".stMain").inner_text()[-800:]
+        assert time.monotonic() < limit, page.get_by_test_id("stMain").inner_text()[-800:]
         if ready.count() and ready.is_enabled():
             with contextlib.suppress(Exception):  # it was drawn anew under the pointer
                 ready.click(timeout=3000)
