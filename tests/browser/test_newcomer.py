@@ -86,7 +86,7 @@ def test_the_whole_path_from_the_first_page_to_a_file_that_works(desk: DeskPage,
     found = in_a_new_process(next((tmp_path / "exported").rglob("model.safetensors")).parent)
     assert f"{100 * found['selection']:.1f} %" == measured["accuracy"].value
     assert f"{found['params'] / 1000:.0f} k" == measured["params"].value
-    shown = " ".join(page.locator("canvas td, [role=gridcell]").all_text_contents())
+    shown = " ".join(page.get_by_test_id("stMain").locator("td").all_text_contents())
     assert f"{100 * found['report']:.1f} %" in shown, f"the export page shows the report accuracy: {shown}"
 
 

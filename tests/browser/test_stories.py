@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import pickle
 import signal
 from collections.abc import Callable, Iterator
@@ -181,8 +182,8 @@ def test_a_hand_on_a_trained_cifar_network_sees_what_the_cut_costs(desks: Callab
     desk.drag(group, 0.25)
     measured = desk.wait_until(lambda seen: seen["accuracy"].mark == "measured" and seen["macs"].change != "0 %")
     assert "selection images" in measured["accuracy"].detail
-    desk.page.get_by_role("button", name="Cancel").click()  # the curves: not needed here, and others wait
-    desk.page.get_by_text("was cancelled").wait_for()
+    with contextlib.suppress(Exception):  # the curves: not needed here, and others wait; or they are there already
+        desk.page.get_by_role("button", name="Cancel").click(timeout=2000)
 
 
 def test_a_hand_on_resnet50_moves_any_of_its_groups(desks: Callable[..., DeskPage]) -> None:
