@@ -17,7 +17,8 @@ class JobStatus:
 
     ``position``: 1 = next in its lane, 0 = not waiting. ``eta_s``: seconds left, None while unknown. ``partial``: the
     latest intermediate value, kept after a cancel. ``result`` and ``partial`` are shared between owners: read, never
-    change. ``error``: one sentence for people. ``slot``: what it was submitted to replace.
+    change. ``error``: one sentence for people. ``slot``: what it was submitted to replace;
+    ``replaced``: a later job of its owner took the slot, so nobody stopped it by hand.
     """
 
     id: str
@@ -34,6 +35,7 @@ class JobStatus:
     position: int = 0
     slot: str | None = None
     key: str | None = None
+    replaced: bool = False
 
     @property
     def active(self) -> bool:
@@ -72,6 +74,7 @@ class Ticket:
     task: Task
     dropped: bool = False  # asked to stop
     left: bool = False  # the task goes on for others
+    replaced: bool = False  # dropped for a later one in its slot
 
     def status(self, position: int) -> JobStatus:
         task = self.task
@@ -92,6 +95,7 @@ class Ticket:
             position=position,
             slot=self.slot,
             key=task.key,
+            replaced=self.replaced,
         )
 
 

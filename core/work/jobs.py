@@ -209,6 +209,7 @@ class JobManager:
         for ticket in list(self._tickets.values()):
             same = ticket.owner == owner and ticket.slot == slot and ticket not in keep
             if same and not ticket.dropped and ticket.task.state not in ENDED:
+                ticket.replaced = True
                 self._drop(ticket)
 
     def _drop(self, ticket: Ticket) -> None:

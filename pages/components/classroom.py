@@ -229,7 +229,7 @@ def _press(
 ) -> None:
     try:
         for one, how in missing:
-            if not _measured(subject, one, how).active:  # a drag on the page Tune drops what it began before
+            if not _measured(subject, one, how).active:  # stopped by hand, or failed
                 work.again("evaluate_plan", subject, plan=one.to_json(), repair=how)
             _measured(subject, one, how, start=True)
         if not missing:

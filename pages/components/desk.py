@@ -107,10 +107,6 @@ class Jobs:
     def want(self, name: str, title: str, verb: str, *, slot: str | None = None, **arguments: Any) -> Any:
         """The newest there is, a part of it included; None when there is nothing yet."""
         found = work.ensure(verb, self.subject, slot=slot, **arguments)
-        if slot and found.job is not None and found.job.state == "cancelled":
-            # A newer plan took its place; this one is asked for again.
-            work.again(verb, self.subject, **arguments)
-            found = work.ensure(verb, self.subject, slot=slot, **arguments)
         if found.job is not None:
             self.found[name] = Job(title, found, lambda: work.again(verb, self.subject, **arguments))
         return found.result

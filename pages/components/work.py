@@ -218,7 +218,8 @@ def ensure(
 ) -> Work:
     """The result of ``verb`` on ``about``; starts its job when it is not there (unless ``start`` is False).
 
-    slot: an older unfinished job of this person in the same slot is dropped for this one (previews while tuning).
+    slot: an older unfinished job of this person in the same slot is dropped for this one (previews while tuning). What
+    was dropped so is as if it had never begun; what somebody stopped stays stopped until ``again``.
     resume: a partial result to go on from; it does not change what comes out, and so does not name it.
     """
     key = job_key(verb, about, **arguments)
@@ -226,8 +227,11 @@ def ensure(
     if found is not None:
         return Work(found, None)
     job_id = session.temporary(f"job-{key}")
+    if job_id is not None and open_jobs().status(job_id).replaced:
+        job_id = None
     if job_id is None:
-        mine = [job for job in open_jobs().statuses(session.owner()) if job.key == key] if not start else []
+        every = open_jobs().statuses(session.owner()) if not start else []
+        mine = [job for job in every if job.key == key and not job.replaced]
         if mine:  # begun before a reload, or in another window
             return Work(mine[-1].result if mine[-1].result is not None else mine[-1].partial, mine[-1])
         if not start:

@@ -170,10 +170,20 @@ def test_a_preview_that_a_newer_plan_replaced_is_asked_for_again(jobs: Jobs) -> 
     app = edited(opened(), {"features.10": 20})
     first = [entry for entry in jobs.asked if entry[0] == "evaluate_plan"]
     assert all(slot == "preview" for _, _, slot in first)
-    jobs.say_of["evaluate_plan"] = {"state": "cancelled"}
+    jobs.say_of["evaluate_plan"] = {"state": "cancelled", "replaced": True}
     app.run()
     again = [entry for entry in jobs.asked if entry[0] == "evaluate_plan"]
     assert len(again) == len(first) + 1 and again[-1][1]["plan"] == first[-1][1]["plan"]
+
+
+def test_a_preview_that_was_stopped_by_hand_stays_stopped(jobs: Jobs) -> None:
+    app = edited(opened(), {"features.10": 20})
+    asked = jobs.verbs().count("evaluate_plan")
+    jobs.say_of["evaluate_plan"] = {"state": "cancelled"}
+    app.run()
+    assert jobs.verbs().count("evaluate_plan") == asked
+    press(app, "Start again")
+    assert jobs.verbs().count("evaluate_plan") == asked + 1
 
 
 def test_a_failed_measurement_says_why_and_can_be_started_again(jobs: Jobs) -> None:

@@ -195,6 +195,10 @@ def test_a_newer_preview_replaces_the_older(start: Callable[..., JobManager], tm
     assert manager.wait(first, WAIT_S).state == "cancelled"
     assert manager.wait(third, WAIT_S).state == "done" and manager.wait(other, WAIT_S).state == "done"
     assert [status.id for status in manager.statuses("ann")] == [first, second, third]
+    assert [status.replaced for status in manager.statuses("ann")] == [True, True, False]
+    stopped = manager.submit("ann", "until", {"path": never, "x": 2}, replaces="preview")
+    manager.cancel(stopped)
+    assert manager.wait(stopped, WAIT_S).state == "cancelled" and not manager.status(stopped).replaced
 
 
 def test_owners_take_turns_and_queues_are_bounded(start: Callable[..., JobManager], tmp_path: Path) -> None:
