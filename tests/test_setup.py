@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import json
 import os
 import subprocess
 import tomllib
@@ -85,11 +87,15 @@ def test_text_and_controls_can_be_read(theme: str) -> None:
     assert contrast("#FFFFFF", colours["primaryColor"]) >= 4.5
 
 
+def story_of_the_readme() -> str:
+    return (ROOT / "README.md").read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
+
+
 def test_the_python_story_of_the_readme_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """As a reader would paste it, in a folder and a namespace of its own; without a warning."""
-    story = (ROOT / "README.md").read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
+    story = story_of_the_readme()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PRUNESCOPE_HOME", str(tmp_path / "home"))
     exec(compile(story, "README.md", "exec"), {})
@@ -97,3 +103,24 @@ def test_the_python_story_of_the_readme_runs(
     assert int(costs.split(" -> ")[1]) < 0.3 * int(costs.split(" -> ")[0])
     assert float(rebuilt.split()[0]) > float(dense.split()[0]) - 2
     assert (tmp_path / "pruned" / "model.safetensors").exists()
+
+
+def test_the_notebook_tells_the_same_story() -> None:
+    """Its code is the block that the test above runs; its form is nbformat 4.5's, with nothing run in it."""
+    book = json.loads((ROOT / "assets" / "examples" / "prune.ipynb").read_text(encoding="utf-8"))
+    assert set(book) == {"cells", "metadata", "nbformat", "nbformat_minor"}
+    assert (book["nbformat"], book["nbformat_minor"]) == (4, 5)
+    assert book["metadata"]["kernelspec"]["name"] == "python3"
+    every = {"cell_type", "id", "metadata", "source"}
+    ran = {"execution_count", "outputs"}
+    for cell in book["cells"]:
+        assert set(cell) == (every | ran if cell["cell_type"] == "code" else every)
+        assert all(line.endswith("\n") for line in cell["source"][:-1]) and not cell["source"][-1].endswith("\n")
+    assert len({cell["id"] for cell in book["cells"]}) == len(book["cells"])
+    kinds = [cell["cell_type"] for cell in book["cells"]]
+    assert kinds == ["markdown", "code"] * (len(kinds) // 2), "words before every piece of code"
+    cells = ["".join(cell["source"]) for cell in book["cells"] if cell["cell_type"] == "code"]
+    assert all(cell["execution_count"] is None and not cell["outputs"] for cell in book["cells"][1::2])
+    assert all(ast.parse(cell).body for cell in cells), "every cell is whole statements"
+    story = [line for line in story_of_the_readme().splitlines() if line]
+    assert "\n".join(cells).splitlines() == story
