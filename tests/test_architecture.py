@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-
-import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 TOP_LEVEL = {
@@ -34,17 +33,38 @@ def name_of(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
-def each(paths: list[Path]) -> pytest.MarkDecorator:
-    return pytest.mark.parametrize("path", paths, ids=name_of)
+def each(paths: list[Path]) -> Callable[[Callable[[Path], None]], Callable[[], None]]:
+    """The test is held on every file; all that fall short are named together."""
+
+    def held(test: Callable[[Path], None]) -> Callable[[], None]:
+        def on_every_file() -> None:
+            faults = []
+            for path in paths:
+                try:
+                    test(path)
+                except AssertionError as error:
+                    faults.append(f"{name_of(path)}: {error}")
+            assert not faults, "\n".join(faults)
+
+        on_every_file.__name__, on_every_file.__doc__ = test.__name__, test.__doc__
+        return on_every_file
+
+    return held
 
 
+@functools.cache
 def parse(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"), name_of(path))
 
 
+@functools.cache
+def nodes(path: Path) -> tuple[ast.AST, ...]:
+    return tuple(ast.walk(parse(path)))
+
+
 def imports(path: Path) -> Iterator[tuple[int, str]]:
     """(line, dotted module) of every import, also those inside functions."""
-    for node in ast.walk(parse(path)):
+    for node in nodes(path):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 yield node.lineno, alias.name
@@ -60,7 +80,7 @@ def only_for_types(path: Path) -> set[int]:
     """Lines under ``if TYPE_CHECKING``: names for annotations, which import nothing when the program runs."""
     return {
         inner.lineno
-        for node in ast.walk(parse(path))
+        for node in nodes(path)
         if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")
         for inner in ast.walk(node)
         if isinstance(inner, ast.Import | ast.ImportFrom)
@@ -125,7 +145,7 @@ def test_pages_use_only_public_names(path: Path) -> None:
 
 def calls(path: Path) -> Iterator[tuple[int, str]]:
     """(line, last name) of every call: ``a.b.c(x)`` gives "c"."""
-    for node in ast.walk(parse(path)):
+    for node in nodes(path):
         if isinstance(node, ast.Call):
             if isinstance(node.func, ast.Attribute):
                 yield node.lineno, node.func.attr
@@ -157,8 +177,7 @@ def test_only_surgery_slices_weights(path: Path) -> None:
 def test_session_state_only_in_session(path: Path) -> None:
     if name_of(path) == "pages/components/session.py":
         return
-    nodes = (node for node in ast.walk(parse(path)) if isinstance(node, ast.Attribute))
-    found = [node.lineno for node in nodes if node.attr == "session_state"]
+    found = [node.lineno for node in nodes(path) if isinstance(node, ast.Attribute) and node.attr == "session_state"]
     assert not found, f"{name_of(path)} touches st.session_state on lines {found}"
 
 
@@ -167,7 +186,7 @@ def test_nothing_grows_too_long(path: Path) -> None:
     """Targets are 300 lines and 40; these are the walls."""
     lines = len(path.read_text(encoding="utf-8").splitlines())
     assert lines <= MAX_LINES, f"{name_of(path)} has {lines} lines"
-    for node in ast.walk(parse(path)):
+    for node in nodes(path):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             length = (node.end_lineno or node.lineno) - node.lineno + 1
             assert length <= MAX_FUNCTION, f"{name_of(path)}:{node.lineno}: {node.name} has {length} lines"
@@ -181,7 +200,7 @@ def test_every_file_says_what_it_is(path: Path) -> None:
 @each([*CORE, *PAGES])
 def test_nothing_is_unpickled(path: Path) -> None:
     """The pickle module may lend the name of its error, nothing else; torch.load reads weights only."""
-    for node in ast.walk(parse(path)):
+    for node in nodes(path):
         if isinstance(node, ast.ImportFrom):
             assert (node.module or "").split(".")[0] not in PICKLERS, f"{name_of(path)}:{node.lineno}"
         elif isinstance(node, ast.Import):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,6 +17,7 @@ from core.pipeline import tell
 from core.recipes import LOOPS, RECIPES, Outcome, Recipe, Unfinished, job, loops, run_recipe
 from core.records import PARTS, ImageData, LoadedModel, Plan, fingerprint_state
 from core.trace import trace_channels
+from tests.ruled_times import steady
 from tests.zoo import ZOO, images, outputs
 
 NAMES = (
@@ -194,16 +194,7 @@ def test_a_budget_of_milliseconds_is_met_by_prediction(
 ) -> None:
     """With one table for both, whose times grow with the widths: no other program's noise is in it."""
     trace = trace_channels(loaded.module, loaded.example)
-    table = build_latency_table(trace, threads=1, repeats=1)
-    steps = {
-        key: replace(
-            step,
-            ms=tuple(tuple(1e-4 * (1 + i) * (1 + j) for j in step.widths_out) for i in step.widths_in),
-            in_network=1.0,
-        )
-        for key, step in table.steps.items()
-    }
-    table = replace(table, steps=steps, knots=((1.0, 1.0),), wall=None)
+    table = steady(build_latency_table(trace, threads=1, repeats=1))
     monkeypatch.setattr(job, "build_latency_table", lambda *_, **__: table)
     budget = 0.9 * predict_latency(trace, Plan({}), table).median_ms
     for name in ("random-ls", "cp-lasso"):

@@ -8,36 +8,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper
 from streamlit.testing.v1 import AppTest
-from torch import Tensor, nn
 
 from core.export.exported_program import write_exported_program
 from core.export.source import Source
 from core.keep import model_files
 from core.keep.store import open_store
+from tests.network_files import Tiny, onnx_file, sine
 
 PAGE = Path(__file__).parents[2] / "pages" / "1_Model.py"
-
-
-class Tiny(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.second = nn.Conv2d(1, 6, 3), nn.Conv2d(6, 4, 3)
-        self.head = nn.Linear(4, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(torch.flatten(nn.functional.adaptive_avg_pool2d(self.second(self.first(x).relu()), 1), 1))
-
-
-def onnx_file(*nodes: object, gives: tuple[int, ...], weights: dict[str, Tensor] | None = None) -> bytes:
-    images = helper.make_tensor_value_info("images", TensorProto.FLOAT, ["n", 1, 8, 8])
-    scores = helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["n", *gives])
-    stored = [numpy_helper.from_array(value.detach().numpy(), name) for name, value in (weights or {}).items()]
-    graph = helper.make_graph(list(nodes), "g", [images], [scores], initializer=stored)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-    content: bytes = model.SerializeToString()
-    return content
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +31,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
         make("Flatten", ["d"], ["e"]), make("Gemm", ["e", "head.weight", "head.bias"], ["scores"], transB=1),
         gives=(3,), weights=tiny.state_dict(),
     ))  # fmt: skip
-    (folder / "sine.onnx").write_bytes(onnx_file(make("Sin", ["images"], ["scores"]), gives=(1, 8, 8)))
+    (folder / "sine.onnx").write_bytes(sine())
     (folder / "cut.pt2").write_bytes((folder / "tiny.pt2").read_bytes()[:-100])
     return folder
 

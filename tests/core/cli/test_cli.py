@@ -14,22 +14,18 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
-from onnx import TensorProto, helper
 
 from core.cli import main
 from core.cli.main import make_parser
 from core.export import check, runner
 from core.load import load_model
 from core.records import fingerprint_state
+from tests.network_files import sine
 
 ROOT = Path(__file__).resolve().parents[3]
 MODEL = "demo/digits-vgg"
 COMMANDS = ("scan", "export", "apply", "report", "inspect")
-
-
-@pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PRUNESCOPE_HOME", str(tmp_path / "home"))
+pytestmark = pytest.mark.usefixtures("home")
 
 
 @pytest.fixture(autouse=True)
@@ -145,12 +141,8 @@ def test_inspect_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     status, told, _ = run(capsys, "inspect", MODEL, "--time")
     assert status == 0 and told["macs"] == 44680768 and told["latency"]["median_ms"] > 0
     assert "latency_ms" not in told and "onnx" not in told
-    images, scores = (helper.make_tensor_value_info(one, TensorProto.FLOAT, ["n", 1, 8, 8]) for one in ("in", "out"))
-    graph = helper.make_graph([helper.make_node("Sin", ["in"], ["out"])], "g", [images], [scores])
     path = tmp_path / "net.onnx"
-    path.write_bytes(
-        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9).SerializeToString()
-    )
+    path.write_bytes(sine())
     status, told, _ = run(capsys, "inspect", str(path), "--time")
     assert status == 0 and told["prunable"] is False and "uses Sin" in told["why_not"]
     assert told["onnx"]["operators"] == {"Sin": 1} and told["latency_ms"] > 0

@@ -173,11 +173,11 @@ def images(subject: Subject, path: Path) -> None:
     np.savez(path, images=pixels.permute(0, 2, 3, 1).numpy(), labels=part.labels.numpy())
 
 
+@pytest.mark.usefixtures("home")
 def test_the_script_trains_resumes_and_its_result_comes_home(
     folder: Path, subject: Subject, plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    monkeypatch.setenv("PRUNESCOPE_HOME", str(tmp_path / "home"))
     images(subject, tmp_path / "images.npz")
     out = tmp_path / "finetuned.safetensors"
 
@@ -222,6 +222,7 @@ def test_the_script_trains_resumes_and_its_result_comes_home(
         take_back(Path("assets/demos/digits-resnet.safetensors").resolve(), subject, plan)
 
 
+@pytest.mark.usefixtures("home")
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [("net.pt", b"x", "Expected a .safetensors"), ("net.safetensors", b"", "is empty"),
@@ -230,7 +231,6 @@ def test_the_script_trains_resumes_and_its_result_comes_home(
 def test_what_comes_home_through_a_browser_is_bounded(
     name: str, content: bytes, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("PRUNESCOPE_HOME", str(tmp_path))
     monkeypatch.setattr(homecoming, "LIMIT_BYTES", 1000)
     with pytest.raises(LoadError, match=said):
         homecoming.take_back_upload(BytesIO(content), name, "somebody", open_subject("demo/digits-vgg"), Plan({}))

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 from core import build_latency_table, open_subject, predict_latency
 from core.errors import MeasureError
 from core.keep.device_tables import _read, device_table, drop_device_table, keep_device_table
-from core.keep.store import open_store
 
 
-def test_a_table_of_another_device_is_kept_until_it_is_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PRUNESCOPE_HOME", str(tmp_path))
+@pytest.mark.usefixtures("home")
+def test_a_table_of_another_device_is_kept_until_it_is_dropped() -> None:
     subject = open_subject("demo/digits-vgg")
     here = build_latency_table(subject.trace, threads=1, points=2, repeats=1, max_seconds=2.0)
     assert here.wall is not None and device_table(subject, "me") is None
@@ -33,4 +31,3 @@ def test_a_table_of_another_device_is_kept_until_it_is_dropped(tmp_path: Path, m
     assert device_table(subject, "another") is None
     drop_device_table(subject, "me")
     assert device_table(subject, "me") is None
-    open_store().close()

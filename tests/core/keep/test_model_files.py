@@ -9,8 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from onnx import TensorProto, helper
-from torch import Tensor, nn
 
 from core.errors import LoadError
 from core.export.exported_program import write_exported_program
@@ -24,19 +22,11 @@ from core.keep.workspace import Workspace, new_token, save_plan
 from core.load import load_model
 from core.measure.cost import count_cost
 from core.trace import trace_channels
+from tests.network_files import Tiny, sine
 
 OWNER = "visitor"
 IMAGES = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-
-
-class Tiny(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.second = nn.Conv2d(1, 6, 3), nn.Conv2d(6, 4, 3)
-        self.head = nn.Linear(4, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.second(self.first(x).relu()).mean((2, 3)))
+pytestmark = pytest.mark.usefixtures("home")
 
 
 @pytest.fixture(scope="module")
@@ -46,21 +36,8 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source = Source(Tiny().eval(), IMAGES[:1], {})
     write_exported_program(source, folder / "tiny.pt2")
     write_onnx(source, folder / "tiny.onnx")
-    (folder / "sine.onnx").write_bytes(sine("g"))
+    (folder / "sine.onnx").write_bytes(sine())
     return folder
-
-
-def sine(name: str) -> bytes:
-    images, scores = (helper.make_tensor_value_info(one, TensorProto.FLOAT, ["n", 1, 8, 8]) for one in ("in", "out"))
-    graph = helper.make_graph([helper.make_node("Sin", ["in"], ["out"])], name, [images], [scores])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-    content: bytes = model.SerializeToString()
-    return content
-
-
-@pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PRUNESCOPE_HOME", str(tmp_path / "home"))
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,17 +12,10 @@ from core import AS_CUT, Plan, Subject, has_network, is_kept, load_model, open_s
 from core.errors import PruneError
 from core.keep import networks as kept
 from core.keep.networks import build_any, keep_network, load_network
-from core.keep.store import open_store
 from core.records import fingerprint_state
 
 PLAN = Plan({"features.0": tuple(range(8)), "features.3": (1, 3, 5)}, "by hand")
-
-
-@pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    monkeypatch.setenv("PRUNESCOPE_HOME", str(tmp_path))
-    yield tmp_path
-    open_store().close()
+pytestmark = pytest.mark.usefixtures("home")
 
 
 @pytest.fixture(scope="module")

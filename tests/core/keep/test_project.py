@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import zipfile
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,11 +19,7 @@ from core.keep.subject import split_address
 from core.keep.uploads import keep_images, keep_weights
 from core.keep.workspace import Workspace, new_token
 
-
-@pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("PRUNESCOPE_HOME", str(tmp_path))
-    yield
+pytestmark = pytest.mark.usefixtures("home")
 
 
 def some_work() -> Workspace:

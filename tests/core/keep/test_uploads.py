@@ -17,11 +17,7 @@ from core.keep.subject import data_address, open_subject, split_address, uploads
 from core.load import load_data, load_model
 
 OWNER = "visitor"
-
-
-@pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PRUNESCOPE_HOME", str(tmp_path / "home"))
+pytestmark = pytest.mark.usefixtures("home")
 
 
 def saved(state: object) -> io.BytesIO:

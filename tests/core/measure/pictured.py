@@ -24,6 +24,28 @@ def zoo_subject(name: str, count: int = 10, seed: int = 0) -> tuple[nn.Module, I
     return module, data, trace_channels(module, net.example.double())
 
 
+def network(kind: type[nn.Module], seed: int = 0) -> nn.Module:
+    """Random weights, and batch norms that do something."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        module = kind()
+        for layer in module.modules():
+            if isinstance(layer, nn.BatchNorm2d):
+                layer.weight.data.uniform_(0.5, 2)
+                layer.bias.data.normal_(0, 0.3)
+                layer.running_mean.normal_(0, 0.3)
+                layer.running_var.uniform_(0.1, 0.4)
+    return module.eval()
+
+
+def noise(count: int, size: int, seed: int = 0) -> ImageData:
+    """``count`` random images of two channels, with labels of four classes."""
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randn(count, 2, size, size, generator=generator)
+    labels = torch.randint(0, 4, (count,), generator=generator)
+    return ImageData(images, labels, tuple("abcd"), "noise", (0.0, 0.0), (1.0, 1.0))
+
+
 def inputs_of_layers(module: nn.Module, batch: Tensor) -> dict[str, Tensor]:
     """Layer -> what it read, by hooks (the tests' own way; core has none)."""
     found: dict[str, Tensor] = {}

@@ -22,6 +22,7 @@ from core.records import ImageData, Trace
 from core.trace import trace_channels
 from core.trace.graph import record_tape
 from core.trace.replay import Replay
+from tests.core.measure.pictured import network, noise
 from tests.zoo import ZOO
 
 CRITERIA = [row.name for row in list_criteria()]
@@ -59,24 +60,8 @@ class Trunk(nn.Module):
         return self.head(x.mean((2, 3)))
 
 
-def network(kind: type[nn.Module], seed: int = 0) -> nn.Module:
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        module = kind()
-        for layer in module.modules():
-            if isinstance(layer, nn.BatchNorm2d):
-                layer.weight.data.uniform_(0.5, 2)
-                layer.bias.data.normal_(0, 0.3)
-                layer.running_mean.normal_(0, 0.3)
-                layer.running_var.uniform_(0.1, 0.4)
-    return module.eval()
-
-
 def pictures(count: int = 21, seed: int = 0, size: int = 10) -> ImageData:
-    generator = torch.Generator().manual_seed(seed)
-    images = torch.randn(count, 2, size, size, generator=generator)
-    labels = torch.randint(0, 4, (count,), generator=generator)
-    return ImageData(images, labels, tuple("abcd"), "noise", (0.0, 0.0), (1.0, 1.0))
+    return noise(count, size, seed)
 
 
 def subject(kind: type[nn.Module], seed: int = 0) -> tuple[nn.Module, ImageData, Trace]:

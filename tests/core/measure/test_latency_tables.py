@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-from dataclasses import replace
 
 import pytest
 import torch
@@ -18,6 +17,7 @@ from core.measure.cost.steps import uniform_plan
 from core.measure.cost.tables import StepTimes
 from core.records import Plan, Trace
 from core.trace import trace_channels
+from tests.ruled_times import ruled
 
 
 class Shared(nn.Module):
@@ -93,12 +93,10 @@ def test_csv_there_and_back(trace: Trace, table: LatencyTable) -> None:
 
 
 def test_csv_without_facts_is_the_sum_of_its_operators(trace: Trace, table: LatencyTable) -> None:
-    steps = {
-        key: replace(s, ms=tuple(tuple(0.5 for _ in r) for r in s.ms), in_network=1.0) for key, s in table.steps.items()
-    }
-    plain = replace(table, steps=steps).to_csv().split("\n", 1)[1]
+    half = ruled(table, lambda *_: 0.5)
+    plain = half.to_csv().split("\n", 1)[1]
     told = table.from_csv("\ufeff" + plain, "a phone")
-    whole = 0.5 * sum(s.uses for s in steps.values() if not s.operator.startswith("gather"))
+    whole = 0.5 * sum(s.uses for s in half.steps.values() if not s.operator.startswith("gather"))
     assert predict_latency(trace, None, told).median_ms == pytest.approx(whole)
     assert told.knots == ((whole, whole),) and told.spread == (1.0, 1.0) and told.wall is None
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 from torch import Tensor, nn
@@ -13,6 +11,7 @@ from core.measure.cost import LatencyTable, build_latency_table, predict_latency
 from core.measure.cost.staircase import Staircase, latency_staircase, snap_plan
 from core.records import Plan, Scores, Trace
 from core.trace import trace_channels
+from tests.ruled_times import ruled
 
 
 @pytest.fixture(scope="module")
@@ -25,11 +24,7 @@ def trace() -> Trace:
 def table(trace: Trace) -> LatencyTable:
     """Every operator takes 1 ms for each begun block of eight channels it makes, whatever it reads."""
     found = build_latency_table(trace, threads=1, repeats=1)
-    steps = {
-        key: replace(s, ms=tuple(tuple(float(-(-j // 8)) for j in s.widths_out) for _ in s.widths_in), in_network=1.0)
-        for key, s in found.steps.items()
-    }
-    return replace(found, steps=steps, knots=((1.0, 1.0),), spread=(1.0, 1.0), wall=None)
+    return ruled(found, lambda _, made: float(-(-made // 8)), knots=((1.0, 1.0),), spread=(1.0, 1.0), wall=None)
 
 
 def test_marks_are_the_tops_of_the_steps(trace: Trace, table: LatencyTable) -> None:
@@ -79,12 +74,9 @@ def test_gathers_have_a_staircase_too() -> None:
 
     shared = trace_channels(Shared().eval(), torch.zeros(1, 1, 4, 4))
     found = build_latency_table(shared, threads=1, repeats=1)
-    steps = {
-        key: replace(s, ms=tuple((1.0,) * len(s.widths_out) for _ in s.widths_in), in_network=1.0)
-        for key, s in found.steps.items()
-    }
     gather = shared.gathers[0]
-    stairs = latency_staircase(shared, gather.id, replace(found, steps=steps, knots=((1.0, 1.0),), wall=None))
+    alike = ruled(found, lambda *_: 1.0, knots=((1.0, 1.0),), wall=None)
+    stairs = latency_staircase(shared, gather.id, alike)
     assert stairs.kept == tuple(range(1, 17))
     assert stairs.ms[14] == pytest.approx(stairs.ms[15] + 1), "whoever leaves out a channel pays for an index select"
     assert not any(stairs.gains[:15]) and stairs.snapped(1) == 16

@@ -21,6 +21,7 @@ from core.plan import plan_fractions
 from core.records import ImageData, Plan, Scores
 from core.solvers.intervals import wilson
 from core.trace import trace_channels
+from tests.core.measure.pictured import network, noise
 
 FRACTIONS = (0.125, 0.25, 0.5, 0.75, 1.0)
 
@@ -65,25 +66,8 @@ class Aliased(nn.Module):
         return self.head(F.relu(self.b(y)).mean((2, 3)))
 
 
-def network(kind: type[nn.Module], seed: int = 0) -> nn.Module:
-    """Random, but with batch norms that do something."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        module = kind()
-        for layer in module.modules():
-            if isinstance(layer, nn.BatchNorm2d):
-                layer.weight.data.uniform_(0.5, 2)
-                layer.bias.data.normal_(0, 0.3)
-                layer.running_mean.normal_(0, 0.3)
-                layer.running_var.uniform_(0.1, 0.4)
-    return module.eval()
-
-
 def pictures(count: int = 37, seed: int = 0, size: int = 6) -> ImageData:
-    generator = torch.Generator().manual_seed(seed)
-    images = torch.randn(count, 2, size, size, generator=generator)
-    labels = torch.randint(0, 4, (count,), generator=generator)
-    return ImageData(images, labels, tuple("abcd"), "noise", (0.0, 0.0), (1.0, 1.0))
+    return noise(count, size, seed)
 
 
 def naive(module: nn.Module, images: Tensor, labels: Tensor) -> tuple[float, float]:

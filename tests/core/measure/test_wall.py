@@ -18,6 +18,7 @@ from core.measure.cost.timing import on_the_wall
 from core.measure.cost.wall import Timing, Wall, saving_of
 from core.records import Plan, Trace
 from core.trace import trace_channels
+from tests.ruled_times import ruled
 
 
 @pytest.fixture(scope="module")
@@ -30,11 +31,7 @@ def trace() -> Trace:
 def table(trace: Trace) -> LatencyTable:
     """Every operator takes as long as it makes channels; the dense network 2 ms by the own clock, 3 ms on the wall."""
     found = build_latency_table(trace, threads=1, points=2, repeats=1, max_seconds=2.0)
-    steps = {
-        key: replace(s, ms=tuple(tuple(map(float, s.widths_out)) for _ in s.widths_in), in_network=1.0)
-        for key, s in found.steps.items()
-    }
-    found = replace(found, steps=steps)
+    found = ruled(found, lambda _, made: float(made))
     sums = [operators_ms(trace, plan, found) for plan in (uniform_plan(trace, 0.25), None)]
     return on_the_wall(replace(found, knots=((0.4 * sums[1], 0.8), (sums[1], 2.0))), [2.9, 3.0, 3.0, 3.2])
 

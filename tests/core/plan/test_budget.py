@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
 from core.errors import PlanError
-from core.measure.cost import LatencyTable, build_latency_table, count_cost, predict_latency
+from core.measure.cost import build_latency_table, count_cost, predict_latency
 from core.measure.sensitivity import Sensitivity
 from core.plan import plan_budget
 from core.records import CurvePoint, Plan, Scores, Trace
 from core.trace import trace_channels
+from tests.ruled_times import steady
 
 
 def net() -> nn.Module:
@@ -96,19 +96,6 @@ def test_accuracy_drop_bounds_the_sum(trace: Trace, scores: Scores) -> None:
     assert plan_budget(trace, scores, sensitivity, {"accuracy_drop": 0.0}).kept == {}
     with pytest.raises(PlanError, match="within the accuracy drop"):
         plan_budget(trace, scores, sensitivity, {"macs": 0.1, "accuracy_drop": 0.001})
-
-
-def steady(table: LatencyTable) -> LatencyTable:
-    """The same table with times that grow with the widths, so that no other program's noise is in them."""
-    steps = {
-        key: replace(
-            step,
-            ms=tuple(tuple(1e-4 * (1 + i) * (1 + j) for j in step.widths_out) for i in step.widths_in),
-            in_network=1.0,
-        )
-        for key, step in table.steps.items()
-    }
-    return replace(table, steps=steps, knots=((1.0, 1.0),), wall=None)
 
 
 def test_milliseconds(trace: Trace, scores: Scores) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,12 +11,13 @@ import torch
 from torch import nn
 
 from core.errors import PlanError
-from core.measure.cost import LatencyTable, build_latency_table, count_cost, predict_latency
+from core.measure.cost import build_latency_table, count_cost, predict_latency
 from core.plan import GROUP_SETS, RATIO_RULES, LossCurve, choose_counts, target_groups
 from core.plan.limits import stand_in
 from core.plan.rules import Situation, global_path, shallow_deep_path
 from core.records import Accuracy, Plan, Scores, Trace
 from core.trace import trace_channels
+from tests.ruled_times import steady
 from tests.zoo import ZOO
 
 NETS = ("Plain", "ResidualProjection", "DenseBlock")
@@ -51,19 +51,6 @@ def removed(trace: Trace, counts: Mapping[str, int]) -> dict[str, int]:
 def share(trace: Trace, counts: Mapping[str, int], quantity: str) -> float:
     plan = stand_in(trace, removed(trace, counts))
     return float(getattr(count_cost(trace, plan), quantity) / getattr(count_cost(trace), quantity))
-
-
-def steady(table: LatencyTable) -> LatencyTable:
-    """Times that grow with the widths, so that no other program's noise is in them."""
-    steps = {
-        key: replace(
-            step,
-            ms=tuple(tuple(1e-4 * (1 + i) * (1 + j) for j in step.widths_out) for i in step.widths_in),
-            in_network=1.0,
-        )
-        for key, step in table.steps.items()
-    }
-    return replace(table, steps=steps, knots=((1.0, 1.0),), wall=None)
 
 
 @ON_NETS

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,13 +37,7 @@ from core.work.recovery_jobs import climb
 ASKED = (AS_CUT, "batchnorm", "least-squares", "compensation", FINETUNE)
 SECONDS = 10
 PLAN = Plan({"layer1.0.conv1": tuple(range(6)), "layer3.0.conv1": tuple(range(40))}, "by hand")
-
-
-@pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    monkeypatch.setenv("PRUNESCOPE_HOME", str(tmp_path))
-    yield tmp_path
-    open_store().close()
+pytestmark = pytest.mark.usefixtures("home")
 
 
 @pytest.fixture(scope="module")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -33,12 +31,7 @@ from core.records import PARTS, Latency, fingerprint_state
 from core.work.recipe_runs import cook, curve_json, latency_table, stories_json
 from core.work.tasks import evaluate_plan, export
 
-
-@pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    monkeypatch.setenv("PRUNESCOPE_HOME", str(tmp_path))
-    yield tmp_path
-    open_store().close()
+pytestmark = pytest.mark.usefixtures("home")
 
 
 @pytest.fixture(scope="module")
