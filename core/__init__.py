@@ -34,7 +34,7 @@ _HOME = {
     "core.export": "Applied apply_recipe export_model how_to_load list_formats load_exported verify_export",
     "core.keep.homecoming": "take_back take_back_upload",
     "core.show.inventory": "LayerRow class_counts layer_rows part_sizes sample_pictures summarise_trace",
-    "core.learn.answers": "Progress answered goal_met gone_on judge may_go_on options_of",
+    "core.learn.answers": "Progress answered fitting goal_facts goal_met gone_on judge may_go_on options_of",
     "core.learn.classroom": "BUDGETS CONTROLS FROZEN HIDDEN Assignment from_parameters is_link to_query",
     "core.learn.classroom_board": (
         "LONGEST_NAME Class Entry close_class count_learners entries find_class hand_in handed_in is_teacher "
@@ -61,6 +61,8 @@ _HOME = {
     "core.work.recipe_runs": "repair_of",
     "core.recipes": ("LOOPS Outcome RECIPES RUNGS Recipe Rung Unfinished climb_ladder list_recipes run_recipe"),
     "core.learn.progress": "pack_progress unpack_progress",
+    "core.learn.print_picture": "lesson_pictures",
+    "core.learn.scenes": "SCENES",
     "core.keep.project": "open_project pack_project",
     "core.show.reasons": "Reason plan_reasons reasons_csv",
     "core.records": "Accuracy Cost CurvePoint Group ImageData Latency LoadedModel Plan Scores Trace",

@@ -12,6 +12,7 @@ from core.learn.lesson import Lesson, LessonStep
 from core.records import Cost
 
 ASKING = ("predict", "check")
+BUDGETS = {"macs": "MACs", "params": "parameters", "size_bytes": "size"}
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,41 @@ def goal_met(
     return met
 
 
+def goal_words(goal: Mapping[str, float]) -> str:
+    """ "at most 50 % of the MACs, at most 2 points of accuracy lost" """
+    return ", ".join(f"at most {_limit(name, share)}" for name, share in goal.items())
+
+
+def _limit(name: str, share: float) -> str:
+    if name != "accuracy_drop":
+        return f"{100 * share:g} % of the {BUDGETS[name]}"
+    points = 100 * share
+    return f"{points:g} {'point' if points == 1 else 'points'} of accuracy lost"
+
+
+UNKNOWN = "not known yet"
+
+
+def goal_facts(
+    goal: Mapping[str, float], now: Cost | None, dense: Cost, accuracy: float | None, dense_accuracy: float | None
+) -> dict[str, str]:
+    """What the texts of a lesson on a goal are filled with: the goal in force, and where a plan stands. ``now``: the
+    plan's cost, None while it is not known; accuracies on the same images, None before they are measured."""
+    name, limit = next((name, share) for name, share in goal.items() if name != "accuracy_drop")
+    drop = 100 * goal.get("accuracy_drop", 1.0)
+    whole = getattr(dense, name)
+    left = None if now is None else getattr(now, name)
+    lost = None if accuracy is None or dense_accuracy is None else 100 * (dense_accuracy - accuracy)
+    return {
+        "goal_words": goal_words(goal), "cost": BUDGETS[name], "limit": f"{100 * limit:g} %",
+        "drop": f"{drop:g} points", "whole": f"{whole:,}", "left": UNKNOWN if left is None else f"{left:,}",
+        "share": UNKNOWN if left is None else f"{100 * left / whole:.1f} %",
+        "whole_accuracy": UNKNOWN if dense_accuracy is None else f"{100 * dense_accuracy:.1f} %",
+        "accuracy": UNKNOWN if accuracy is None else f"{100 * accuracy:.1f} %",
+        "lost": UNKNOWN if lost is None else f"{lost:.1f} points",
+    }  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Progress:
     """``step``: how many steps are open; ``answers``: by the number of the step; ``done``: all were passed."""
@@ -103,3 +139,16 @@ def gone_on(progress: Progress, lesson: Lesson) -> Progress:
     if progress.step >= len(lesson.steps):
         return Progress(progress.step, progress.answers, True)
     return Progress(progress.step + 1, progress.answers, progress.done)
+
+
+def fitting(progress: Progress, lesson: Lesson, facts: Mapping[str, Any]) -> Progress:
+    """Without the answers that this network does not offer: they were given on another one, whose options differ."""
+    kept = {}
+    for number, answer in progress.answers.items():
+        place = int(number) - 1
+        step = lesson.steps[place] if place < len(lesson.steps) else None
+        if step is not None and step.answer:
+            options = options_of(step, facts)
+            if (answer in options) if options else isinstance(answer, int | float):
+                kept[number] = answer
+    return progress if len(kept) == len(progress.answers) else Progress(progress.step, kept, progress.done)

@@ -14,6 +14,7 @@ from urllib.parse import urlencode
 
 from core.errors import CoreError
 from core.keep.subject import split_address
+from core.learn.answers import BUDGETS, goal_words
 from core.learn.lesson import list_lessons
 from core.load import list_families
 from core.measure.importance import list_criteria
@@ -24,7 +25,6 @@ MODEL = re.compile(r"[a-z0-9]{1,20}/[A-Za-z0-9_.-]{1,80}")
 DATA = ("", "digits", "shapes", "random")  # images that every server has
 MAX_SEED, MAX_SIZE = 10**6, 512
 PLAIN = re.compile(r"[A-Za-z0-9_./,?= -]{0,200}")  # nothing that a page could take for markup
-BUDGETS = {"macs": "MACs", "params": "parameters", "size_bytes": "size"}
 BY_CLASS = "class"  # in place of a file: only the class knows it
 FROZEN, HIDDEN = "frozen", "hidden"
 
@@ -76,10 +76,7 @@ class Assignment:
     @property
     def goal_words(self) -> str:
         """ "at most 50 % of the MACs, at most 2 points of accuracy lost" """
-        name, share = self.budget
-        points = 100 * self.drop
-        one = "point" if points == 1 else "points"
-        return f"at most {100 * share:g} % of the {BUDGETS[name]}, at most {points:g} {one} of accuracy lost"
+        return goal_words(self.goal)
 
     @property
     def needs_class(self) -> bool:

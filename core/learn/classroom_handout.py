@@ -31,16 +31,18 @@ def handout_html(
     goal: str = "",
     link: str = "",
     code: str = "",
+    pictures: Mapping[int, str] | None = None,
     answers: bool = False,
 ) -> str:
     """The hand-out of ``lesson`` as one page of HTML. ``facts``: of the network at hand. ``goal``, ``link``, ``code``:
-    of the class, "" without one. ``answers``: with the teacher's page. Raises CoreError for a fact that is missing."""
+    of the class, "" without one. ``pictures``: by the number of the step, as ``lesson_pictures`` draws them.
+    ``answers``: with the teacher's page. Raises CoreError for a fact that is missing."""
     turned, body = False, []
     for number, step in enumerate(lesson.steps, start=1):
         if step.kind in ("see", "act", "explain") and not turned:
             turned = True
             body.append('<p class="turn">Make your prediction before you turn the page.</p><div class="page"></div>')
-        body.append(_step(number, step, facts, goal))
+        body.append(_step(number, step, facts, goal, (pictures or {}).get(number, "")))
     last = _answers(lesson, facts) if answers else ""
     head = _head(lesson, network, images, goal, link, code)
     reading = "".join(f"<li>{markdown(one)}</li>" for one in lesson.reading)
@@ -59,18 +61,18 @@ def _head(lesson: Lesson, network: str, images: str, goal: str, link: str, code:
     return f"<header><h1>{escape(lesson.title)}</h1>{name}<table>{cells}</table></header>"
 
 
-def _step(number: int, step: LessonStep, facts: Facts, goal: str) -> str:
+def _step(number: int, step: LessonStep, facts: Facts, goal: str, picture: str) -> str:
     inner = markdown(filled(step.text, facts)) if step.text else ""
     if step.kind in ("predict", "check"):
         inner += _question(step, facts)
     elif step.kind in ("see", "act"):
-        inner += '<p>What I see:</p><div class="lines"><i></i><i></i></div>'
+        inner += picture + '<p>What I see:</p><div class="lines"><i></i><i></i></div>'
     elif step.kind == "explain":
         inner += "<p>Fill in the blanks with what the lesson shows.</p>" + _with_blanks(step.wrong)
-    elif step.kind == "formula":
-        inner += _formula(step, facts)
     elif step.kind == "desk":
         inner += _tries(goal)
+    if step.formula:
+        inner += _formula(step, facts)
     return f"<section><h2>{number} · {escape(step.title)}</h2>{inner}</section>"
 
 
@@ -117,8 +119,8 @@ def _answers(lesson: Lesson, facts: Facts) -> str:
             told = markdown(words, inline=True)
         elif step.kind == "explain":
             told = markdown(filled(step.wrong, facts))
-        elif step.kind == "formula" and step.symbols:
-            told = f"{escape(step.symbols[-1].sign)} = {escape(filled(step.symbols[-1].value, facts))}"
+        if step.formula and step.symbols:
+            told += f"<p>{escape(step.symbols[-1].sign)} = {escape(filled(step.symbols[-1].value, facts))}</p>"
         if told:
             found.append(f"<dt>{number} · {escape(step.title)}</dt><dd>{told}</dd>")
     return f'<div class="page"></div><section><h2>Answers, for the teacher</h2><dl>{"".join(found)}</dl></section>'
@@ -209,6 +211,10 @@ header td { overflow-wrap: anywhere; }
   vertical-align: middle; }
 .math .frac > span:first-child { padding-inline: .3em; border-bottom: .6pt solid #000; }
 .math .root > span { padding: .1em .2em 0; border-top: .6pt solid #000; }
+.picture { margin: .5rem 0; }
+.picture svg { display: block; width: 100%; height: auto; font-family: Helvetica, Arial, sans-serif; }
+.picture .symbols td:not(:first-child) { font-variant-numeric: tabular-nums; }
+figcaption { font-size: .85em; margin: .1rem 0 .5rem; }
 .turn { margin-top: 1rem; font-style: italic; }
 .address { font-size: .85em; overflow-wrap: anywhere; }
 code { font-family: ui-monospace, Menlo, Consolas, monospace; font-size: .92em; }

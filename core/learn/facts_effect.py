@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from time import perf_counter
 
 import torch
 
@@ -10,19 +13,23 @@ from core.apply.surgery import prune_model
 from core.errors import CoreError
 from core.evaluate.metrics import Answers, ask, summarise
 from core.keep.subject import Subject
+from core.learn.afford import images_of_classes, is_large, macs_of, refuse_giants, refuse_untrained
 from core.learn.ground import Facts, images_within, known_scores
 from core.measure.cost import count_cost, measure_together
 from core.plan import plan_uniform
 from core.records import Group, ImageData, Latency, Plan, Trace
 from core.solvers.intervals import paired_interval
+from core.trace.graph import needed_steps
 from core.work.tasks import Progress, Stop
 
 DEEPEST = 0.875  # of a group's channels
 TAKEN = 0.9  # of what the poorer half of the network can give
 REPEATS, SECONDS, EIGHTHS = 20, 1.5, 8
-HARM_SHARES = (0.05, 0.1, 0.15, 0.25)
-HARM_IMAGES, HARM_MACS = 400, 1e10
+HARM_SHARES, FEW_SHARES = (0.05, 0.1, 0.15, 0.25), (0.1, 0.25)  # few: of a large network
+HARM_IMAGES, HARM_MACS, LARGE_HARM_MACS = 400, 1e10, 1e11
 WANTED_FALL, LEAST_FALL, LEAST_CLASS = 0.1, 0.01, 5  # a cut near this fall is looked at; a class needs so many images
+EACH_CLASS = 8  # images of a class, where only few images fit
+PRODUCT, COPIED, TRIES = 384, 1 << 23, 5  # sides of a matrix product, floats copied: what this machine can do
 MOST_CLASSES = 24
 VERDICTS = {
     "front": "the network cut in front is faster",
@@ -32,25 +39,30 @@ VERDICTS = {
 
 
 def time(subject: Subject, on_progress: Progress | None, cancelled: Stop | None) -> Facts:
-    """Two plans of equal MACs, one in the front of the network and one in its back, timed in turns with the whole; and
-    the widest layer's group at eight widths."""
+    """Two plans of equal MACs, one in the front of the network and one in its back, timed in turns with the whole; the
+    widest layer's group at several widths; and what a rule of thumb says of the whole."""
     trace, module = subject.trace, subject.loaded.module
     groups = [group for group in trace.prunable if group.gather_of is None]
     if len(groups) < 2:
         raise CoreError("This lesson compares two plans in different groups; this network has one. Open another one.")
     dense = count_cost(trace)
     front, back = _even_plans(trace, groups, dense.macs)
-    macs = [count_cost(trace, plan).macs for plan in (front, back)]
+    least = Plan({group.id: (0,) for group in groups})
+    macs = [count_cost(trace, plan).macs for plan in (front, back, least)]
     widest = max(groups, key=lambda group: dense.macs - count_cost(trace, _first(group, 1)).macs)
-    widths = sorted({max(1, widest.units * part // EIGHTHS) for part in range(1, EIGHTHS)})
-    plans = [front, back, *(_first(widest, width) for width in widths)]
-    if on_progress is not None:
-        on_progress(0.1, "Building the smaller networks")
-    networks = [module, *(prune_model(module, trace, plan) for plan in plans)]
-    if on_progress is not None:
-        on_progress(0.5, "Timing them in turns")
-    times = measure_together(networks, trace.example, repeats=REPEATS, max_seconds=SECONDS, cancelled=cancelled)
-    whole, a, b = times[:3]
+    parts = range(2, EIGHTHS, 2) if is_large(subject) else range(1, EIGHTHS)
+    widths = sorted({max(1, widest.units * part // EIGHTHS) for part in parts})
+    plans = [front, back, least, *(_first(widest, width) for width in widths)]
+    networks = [module]
+    for at, plan in enumerate(plans):
+        _tell(on_progress, 0.1 + 0.4 * at / len(plans), "Building the smaller networks")
+        networks.append(prune_model(module, trace, plan))
+    _tell(on_progress, 0.5, "Timing them in turns")
+    warmup = 1 if is_large(subject) else 3
+    times = measure_together(
+        networks, trace.example, repeats=REPEATS, max_seconds=SECONDS, warmup=warmup, cancelled=cancelled
+    )  # fmt: skip
+    whole, a, b, start = times[:4]
     share = macs[0] / dense.macs
     linear = share * whole.median_ms
     answer = _faster(a, b)
@@ -64,12 +76,46 @@ def time(subject: Subject, on_progress: Progress | None, cancelled: Stop | None)
                   ["cut in the back", *_spread(b), macs[1] / dense.macs]],
         "dense_ms": whole.median_ms, "front_ms": a.median_ms, "back_ms": b.median_ms, "linear_ms": linear,
         "front_time": 100 * a.median_ms / whole.median_ms, "device": whole.device, "threads": whole.threads,
-        "speed": dense.macs / whole.median_ms / 1e3, "weight_bytes": dense.size_bytes,
         "repeats": whole.repeats, "group": widest.name, "units": widest.units,
         "widths": [[width, count_cost(trace, plan).macs / dense.macs, found.median_ms / whole.median_ms,
-                    found.median_ms] for width, plan, found in zip(widths, plans[2:], times[3:], strict=True)]
+                    found.median_ms] for width, plan, found in zip(widths, plans[3:], times[4:], strict=True)]
                   + [[widest.units, 1.0, 1.0, whole.median_ms]],
+        **_rule(trace, dense.macs, dense.size_bytes, start.median_ms), "start_macs": macs[2],
     }  # fmt: skip
+
+
+def _rule(trace: Trace, macs: int, weight_bytes: int, start_ms: float) -> Facts:
+    """The parts of a rule of thumb for the time of one pass, each measured here: t = max(MACs / speed, bytes /
+    bandwidth) + t0 (Williams and others 2009, and a start)."""
+    state, shapes = trace.tape.state, trace.tape.shapes
+    steps = [step for step in needed_steps(trace.tape) if any(slot not in state for slot in step.reads)]
+    map_bytes = 4 * sum(math.prod(shapes[slot]) for step in steps for slot in step.outputs)
+    a, copy = torch.ones(PRODUCT, PRODUCT), torch.ones(COPIED)
+    other = torch.empty_like(copy)
+    speed = PRODUCT**3 / _seconds(lambda: torch.mm(a, a))
+    bandwidth = 2 * 4 * COPIED / _seconds(lambda: other.copy_(copy))
+    compute, move = 1e3 * macs / speed, 1e3 * (weight_bytes + map_bytes) / bandwidth
+    return {
+        "speed": speed / 1e6, "bandwidth": bandwidth / 1e6, "weight_bytes": weight_bytes, "map_bytes": map_bytes,
+        "bytes": weight_bytes + map_bytes, "compute_ms": compute, "move_ms": move, "start_ms": start_ms,
+        "rule_ms": max(compute, move) + start_ms,
+    }  # fmt: skip
+
+
+def _seconds(call: Callable[[], object]) -> float:
+    """The median of a few times of ``call``, the first left out."""
+    call()
+    found = []
+    for _ in range(TRIES):
+        begun = perf_counter()
+        call()
+        found.append(perf_counter() - begun)
+    return statistics.median(found)
+
+
+def _tell(on_progress: Progress | None, share: float, message: str) -> None:
+    if on_progress is not None:
+        on_progress(share, message)
 
 
 def _faster(front: Latency, back: Latency) -> str:
@@ -114,27 +160,38 @@ def _even_plans(trace: Trace, groups: Sequence[Group], dense: int) -> tuple[Plan
 
 def harm(subject: Subject, on_progress: Progress | None, cancelled: Stop | None) -> Facts:
     """The accuracy of every class as more and more channels leave, and the class that one cut harms most."""
-    few = images_within(subject.data.selection, count_cost(subject.trace).macs, HARM_MACS, HARM_IMAGES)
+    needed = "This lesson looks at single classes: it needs at least two with five images each, and a trained network."
+    refuse_giants(subject, "This lesson measures several cuts of the network on many images")
+    few, shares = _harm_images(subject)
+    classes = _classes(few)
+    if len(classes) < 2:
+        raise CoreError(f"{needed} Open a trained network with its own images.")
+    refuse_untrained(subject, needed)
     scores = known_scores(subject, "taylor", cancelled)
+    _tell(on_progress, 0.3, "Measuring the whole network")
     dense = ask(subject.loaded.module, few, cancelled=cancelled)
     level = summarise(dense, few).value
     cuts: list[tuple[float, Answers]] = []
-    for at, share in enumerate(HARM_SHARES):
-        if on_progress is not None:
-            on_progress(at / len(HARM_SHARES), f"Measuring with {share:.0%} of the channels gone")
+    for at, share in enumerate(shares):
+        _tell(on_progress, 0.4 + 0.6 * at / len(shares), f"Measuring with {share:.0%} of the channels gone")
         plan = plan_uniform(subject.trace, scores, share)
         pruned = prune_model(subject.loaded.module, subject.trace, plan)
         cuts.append((share, ask(pruned, few, cancelled=cancelled)))
     falls = [level - summarise(found, few).value for _, found in cuts]
-    classes = _classes(few)
-    if len(classes) < 2 or max(falls) <= LEAST_FALL:
-        raise CoreError(
-            "This lesson looks at single classes: it needs a trained network, and at least two classes with five "
-            "images each. Open a trained network with its own images."
-        )
+    if max(falls) <= LEAST_FALL:
+        raise CoreError(f"{needed} This one's accuracy hardly falls on these images. Open another trained network.")
     hurting = [at for at, fall in enumerate(falls) if fall > LEAST_FALL]
     chosen = min(hurting, key=lambda at: abs(falls[at] - WANTED_FALL))
     return _harm(few, dense, cuts, chosen, classes)
+
+
+def _harm_images(subject: Subject) -> tuple[ImageData, Sequence[float]]:
+    """Selection images, and the shares to cut; of a large network fewer of both, the images from few classes."""
+    part = subject.data.selection
+    if not is_large(subject):
+        return images_within(part, macs_of(subject), HARM_MACS, HARM_IMAGES), HARM_SHARES
+    most = max(2 * EACH_CLASS, int(LARGE_HARM_MACS / macs_of(subject)))
+    return images_of_classes(part, EACH_CLASS, most, LEAST_CLASS), FEW_SHARES
 
 
 def _classes(data: ImageData) -> list[int]:

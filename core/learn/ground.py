@@ -9,24 +9,29 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from core.errors import CoreError
+from core.errors import Cancelled, CoreError
 from core.keep.shelf import find_result
 from core.keep.store import open_store
 from core.keep.subject import Subject
-from core.measure.cost import count_cost
+from core.learn.afford import macs_behind, macs_of
+from core.measure.forks import ForkEngine, Latch
 from core.measure.importance import score_channels
-from core.measure.importance.criteria import Request
+from core.measure.importance.criteria import CRITERIA, Request
 from core.measure.importance.moments import Reading, score_by_readings
-from core.measure.importance.oracle import unit_losses
+from core.measure.importance.oracle import single_unit_forks
+from core.measure.walk import Replays, batches, example_losses, replay_for
 from core.records import Group, ImageData, Scores, Trace
 from core.trace.copies import named_state
-from core.work.tasks import Progress, Stop, score_subject
+from core.trace.sites import read_sites
+from core.work.tasks import SCORE_IMAGES, Progress, Stop
 
 Facts = dict[str, Any]
 MOST_UNITS = 64  # of the group that a lesson takes: every channel of it is tried or drawn
-IMAGES, LEAST_IMAGES = 128, 16
+FEWEST_UNITS = 16  # that are tried in a large network
+IMAGES, LEAST_IMAGES = 128, 8
 LOSS_MACS = 1e11  # for a lesson's true losses: about two seconds of one processor
 READ_MACS = 2e10  # for a walk over images
+SCORE_MACS = 1e11  # for scores that are not there yet
 
 
 def middle_group(trace: Trace) -> Group:
@@ -60,21 +65,108 @@ def images_within(part: ImageData, macs_per_image: float, budget: float, most: i
     return part.take(torch.arange(min(count, len(part))))
 
 
-def images_for_losses(subject: Subject, group: Group) -> ImageData:
-    """Calibration images on which the true loss of every channel of ``group`` takes seconds."""
-    return images_within(subject.data.calibration, count_cost(subject.trace).macs * group.units, LOSS_MACS)
+def tried_group(trace: Trace) -> Group:
+    """The group whose channels are hidden one by one: ``middle_group`` where that takes seconds; in a large network the
+    earliest for which it does, behind which less has to run again."""
+    behind, usual = macs_behind(trace), middle_group(trace)
+
+    def price(group: Group) -> float:
+        return float(LEAST_IMAGES * min(group.units, MOST_UNITS) * behind[group.id])
+
+    if price(usual) <= LOSS_MACS:
+        return usual
+    groups = [one for one in trace.prunable if one.gather_of is None and one.by_role("consumer") and one.units >= 4]
+    cheap = [group for group in groups if price(group) <= LOSS_MACS]
+    return max(cheap, key=lambda group: behind[group.id]) if cheap else min(groups or [usual], key=price)
 
 
-def true_losses(subject: Subject, group: Group, on_progress: Progress | None, cancelled: Stop | None) -> Tensor:
-    """What the loss really does when each unit alone is hidden, in nats: the oracle of one group, float64 (units,)."""
-    few = images_for_losses(subject, group)
-    return unit_losses(subject.trace, few, group, on_progress=on_progress, cancelled=cancelled)
+def tried_units(subject: Subject, group: Group) -> list[int]:
+    """The units that are hidden one by one, in order: all, or of very many, or where each costs much, some, spread
+    evenly from the smallest filter to the largest."""
+    behind = max(1, macs_behind(subject.trace)[group.id])
+    count = min(MOST_UNITS, max(FEWEST_UNITS, int(LOSS_MACS / (LEAST_IMAGES * behind))))
+    if group.units <= count:
+        return list(range(group.units))
+    by_size = torch.argsort(filter_norms(subject, group), stable=True)
+    return sorted(by_size[torch.linspace(0, group.units - 1, count).round().long()].tolist())
 
 
-def known_scores(subject: Subject, criterion: str, cancelled: Stop | None = None) -> Scores:
-    """Scores of all channels as the pages have them: those that are kept, or scored now."""
+def tried_words(group: Group, tried: Sequence[int]) -> str:
+    """What a text says of units that are left out; "" where none are."""
+    if len(tried) == group.units:
+        return ""
+    return (
+        f"(This network is large: of the {group.units} channels of this layer {len(tried)} are looked at, spread "
+        "evenly from the smallest filter to the largest, on few images.)"
+    )
+
+
+def images_for_losses(subject: Subject, group: Group, tried: Sequence[int]) -> ImageData:
+    """Calibration images on which the true losses of the units ``tried`` take seconds."""
+    each = macs_of(subject) + macs_behind(subject.trace)[group.id] * len(tried)
+    return images_within(subject.data.calibration, each, LOSS_MACS)
+
+
+def true_losses(
+    subject: Subject, group: Group, tried: Sequence[int], on_progress: Progress | None, cancelled: Stop | None
+) -> Tensor:
+    """What the loss really does when each of the units ``tried`` alone is hidden, in nats: the oracle of one group,
+    float64 (len(tried),)."""
+    few, every = images_for_losses(subject, group, tried), single_unit_forks(group)
+    forks, stop = [every[unit] for unit in tried], Latch(cancelled)
+    engine, size, done = ForkEngine(subject.trace, forks), min(64, len(few)), 0
+    losses, dense = dict.fromkeys(forks, 0.0), 0.0
+    for images, labels in batches(few, torch.arange(len(few)), size, subject.trace.module):
+        for fork, logits in engine.outputs(images, stop):
+            loss = float(example_losses(logits, labels, few).sum())
+            if fork is None:
+                dense += loss
+                continue
+            losses[fork] += loss
+            done += len(images)
+            if on_progress is not None:
+                on_progress(done / (len(few) * len(forks)), "Hiding one channel after the other")
+        if stop():
+            raise Cancelled("The lesson was cancelled; nothing was kept.")
+    return torch.tensor([(losses[fork] - dense) / len(few) for fork in forks], dtype=torch.float64)
+
+
+def value_and_slope(subject: Subject, group: Group, unit: int, data: ImageData) -> tuple[float, float, float]:
+    """Of the first image: a value of the unit's map, the gradient of the loss there, and the sum of their product over
+    all places; taken where the group's first reader reads it, at the place where the product is largest."""
+    trace = subject.trace
+    images, labels = next(batches(data, torch.arange(1), 1, trace.module))
+    replay = replay_for(Replays(trace), images, "The lesson")
+    site = read_sites(replay.tape, replay.steps, [group], normed=True)[group.id][0]
+    env: dict[int, Any] = {replay.tape.input: images}
+    seen = images
+    with torch.enable_grad():
+        for index in range(len(replay.steps)):
+            original = env.get(site.slot)
+            if index == site.step and original is not None:
+                seen = env[site.slot] = original.detach().clone().requires_grad_(True)
+            replay.run_step(index, env, {})
+            if index == site.step and site.slot in env:
+                env[site.slot] = original
+        losses = example_losses(replay.logits(env), labels, data)
+        slope = torch.autograd.grad(losses.sum(), seen)[0]
+    here = site.unit_of == unit
+    z, g = (x.detach().movedim(site.axis, 0)[here].flatten().double() for x in (seen, slope))
+    place = int((z * g).abs().argmax())
+    return float(z[place]), float(g[place]), float((z * g).sum())
+
+
+def known_scores(
+    subject: Subject, criterion: str, cancelled: Stop | None = None, on_progress: Progress | None = None
+) -> Scores:
+    """Scores of all channels as the pages have them: those that are kept, or scored now; in a large network from fewer
+    images than the pages take."""
     found = find_result(open_store(), "score", subject, criterion=criterion)
-    return Scores.from_dict(found) if found else score_subject(subject, criterion, cancelled=cancelled)
+    if found:
+        return Scores.from_dict(found)
+    each = CRITERIA[criterion].passes * macs_of(subject)
+    few = images_within(subject.data.calibration, each, SCORE_MACS, SCORE_IMAGES)
+    return score_channels(subject.trace, few, criterion, on_progress=on_progress, cancelled=cancelled)
 
 
 def readings_of(
@@ -84,7 +176,7 @@ def readings_of(
 
     The moments are those of the criteria "lasso" and (with ``rows_per_input`` 8) "cap". Raises CoreError where nothing
     comes through, or numbers are not finite."""
-    few = images_within(subject.data.calibration, count_cost(subject.trace).macs, READ_MACS)
+    few = images_within(subject.data.calibration, macs_of(subject), READ_MACS)
     found: list[Reading] = []
 
     def keep(_: Group, readings: Sequence[Reading]) -> Tensor:

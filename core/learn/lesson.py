@@ -21,7 +21,7 @@ FOLDER = Path(__file__).resolve().parents[2] / "assets" / "texts" / "lessons"
 # What a step asks of the learner: to read, to say what will happen (locked in), to look, to move through a picture, to
 # read the answer to what they said, to see the formula with this network's numbers, to show that they know.
 KINDS = ("read", "predict", "see", "act", "explain", "formula", "check", "desk")
-FACTS_VERSION = 3  # of all facts: those that an older version kept are computed anew
+FACTS_VERSION = 4  # of all facts: those that an older version kept are computed anew
 
 
 @dataclass(frozen=True)

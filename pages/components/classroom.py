@@ -121,10 +121,8 @@ def learner_card() -> None:
         name = _name(code)
         said = f"Class **{code}**" if code else "An exercise from your teacher"
         st.markdown(f"{said} · **Goal: {task.goal_words}**")
-        st.caption(
-            "This goal counts, also where the lesson's text names another. "
-            + (_held_words(task) if task.frozen or task.hidden else "")
-        )
+        if task.frozen or task.hidden:
+            st.caption(_held_words(task))
         if code:
             _nickname(code, name)
 

@@ -13,6 +13,7 @@ from core import (
     Lesson,
     Subject,
     handout_html,
+    lesson_pictures,
     pack_progress,
     to_query,
     unpack_progress,
@@ -52,8 +53,9 @@ def _html(lesson: Lesson, facts: Mapping[str, Any], subject: Subject, answers: b
     images = f"{subject.data.name}, {len(subject.data):,} images"
     goal = task.goal_words if task is not None else ""
     return handout_html(
-        lesson, facts, network=subject.loaded.name, images=images, goal=goal, link=link, code=code, answers=answers
-    )
+        lesson, facts, network=subject.loaded.name, images=images, goal=goal or facts.get("goal_words", ""), link=link,
+        code=code, pictures=lesson_pictures(lesson, facts), answers=answers,
+    )  # fmt: skip
 
 
 def _task() -> Assignment | None:

@@ -11,9 +11,11 @@ from core import (
     FACTS_VERSION,
     CoreError,
     Lesson,
+    Progress,
     Subject,
     filled,
     find_lesson,
+    fitting,
     gone_on,
     list_lessons,
     may_go_on,
@@ -43,7 +45,7 @@ def show(record: Workspace, subject: Subject) -> None:
         return
     st.subheader(lesson.title, anchor=False)
     st.caption(f"{lesson.goal} About {lesson.minutes} minutes, on {subject.loaded.name}.")
-    facts = _facts(subject, lesson)
+    facts = _facts(record, subject, lesson)
     if facts is not None:
         _steps(record, subject, lesson, facts)
         classroom_paper.handout(lesson, facts, subject)
@@ -73,10 +75,10 @@ def _list(record: Workspace) -> None:
             right.caption(f"{lesson.minutes} min{' · ' + state if state else ''}")
 
 
-def _facts(subject: Subject, lesson: Lesson) -> Facts | None:
+def _facts(record: Workspace, subject: Subject, lesson: Lesson) -> Facts | None:
     """The numbers of this network that the lesson speaks of; None while they are computed."""
     if not lesson.facts:
-        return {}
+        return lesson_desk.facts(record, subject, lesson)
     found = _found(subject, lesson)
     if found.done:
         known: Facts = found.result
@@ -103,7 +105,7 @@ def _wait(subject: Subject, lesson: Lesson) -> None:
 
 
 def _steps(record: Workspace, subject: Subject, lesson: Lesson, facts: Facts) -> None:
-    at = progress_of(record, lesson.name)
+    at = fitting(progress_of(record, lesson.name), lesson, facts)
     for number, step in enumerate(lesson.steps[: at.step], start=1):
         with st.container(key=f"lesson-step-{lesson.name}-{number}", border=True):
             st.markdown(f"##### {number} · {step.title}")
@@ -112,14 +114,24 @@ def _steps(record: Workspace, subject: Subject, lesson: Lesson, facts: Facts) ->
             body(record, subject, lesson, number, step, at, facts)
     if at.done:
         st.success("Lesson done. What you answered is kept with this work.", icon=":material/check_circle:")
-        return
+    else:
+        _onward(record, subject, lesson, at, facts)
+    if at.answers:
+        st.button(
+            "Start this lesson again", icon=":material/restart_alt:", type="tertiary", key=f"again-{lesson.name}",
+            help="Forgets what you answered in this lesson, so that you can play it anew.",
+            on_click=keep, args=(lesson.name, Progress()),
+        )  # fmt: skip
+
+
+def _onward(record: Workspace, subject: Subject, lesson: Lesson, at: Progress, facts: Facts) -> None:
+    """The button to the next step, once the newest is passed."""
     newest = lesson.steps[at.step - 1]
     passed = may_go_on(at, lesson, facts)
     if newest.kind == "desk":
         passed = all(lesson_desk.judge_desk(record, subject).met(classroom_rules.goal(newest.goal)).values())
-    last = at.step == len(lesson.steps)
     if passed:
-        words = "Finish" if last else "Go on"
+        words = "Finish" if at.step == len(lesson.steps) else "Go on"
         st.button(words, type="primary", on_click=_go_on, args=(lesson.name,), key=f"go-{lesson.name}-{at.step}")
 
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import streamlit as st
 
-from core import AS_CUT, Cost, LessonStep, Plan, Subject, count_cost, goal_met
+from core import AS_CUT, Cost, Lesson, LessonStep, Plan, Subject, count_cost, goal_facts, goal_met
 from core.keep.workspace import Workspace
 from pages.components import classroom_rules, frame, tables, work
 
-DENSE = Plan({}).to_json()
+VERB, DENSE = "evaluate_plan", {"plan": Plan({}).to_json(), "repair": AS_CUT}
 LIMITS = {
     "macs": "MACs that remain",
     "params": "Parameters that remain",
@@ -24,14 +25,15 @@ SAID = {True: "passed", False: "not yet", None: "not measured yet"}
 @dataclass(frozen=True)
 class Judged:
     """``now``: what the plan costs, None while its channels are not chosen yet. ``accuracy``, ``whole``: of the plan's
-    network and of the whole one on the same images; None until both are measured. ``measuring``: the job that measures
-    the whole network, if one is needed."""
+    network and of the whole one on the same images; None until both are measured. ``missing``: what is to be measured
+    next, as the arguments of "evaluate_plan"; None when nothing is. ``job``: the one that measures it, if any."""
 
     now: Cost | None
     dense: Cost
     accuracy: float | None
     whole: float | None
-    measuring: work.Work | None
+    missing: Mapping[str, str] | None
+    job: work.Work | None = None
 
     def met(self, goal: Mapping[str, float]) -> dict[str, bool | None]:
         if self.now is None:
@@ -46,12 +48,21 @@ def judge_desk(record: Workspace, subject: Subject) -> Judged:
         return Judged(None, dense, None, None, None)
     now, known = count_cost(subject.trace, plan), work.measured(record, subject, plan).get("accuracy")
     if known is None:
-        return Judged(now, dense, None, None, None)
-    whole = work.ensure("evaluate_plan", subject, plan=DENSE, repair=AS_CUT)
+        missing = {"plan": plan.to_json(), "repair": work.repair(record, plan)}
+        return Judged(now, dense, None, None, missing, work.ensure(VERB, subject, start=False, **missing))
+    whole = work.ensure(VERB, subject, **DENSE)
     found = (whole.result or {}).get("accuracy")
     if found is None or found["images"] != known["images"]:  # a part of the images is no ground to compare on
-        return Judged(now, dense, None, None, whole)
+        return Judged(now, dense, None, None, DENSE, whole)
     return Judged(now, dense, known["value"], found["value"], None)
+
+
+def facts(record: Workspace, subject: Subject, lesson: Lesson) -> Mapping[str, Any]:
+    """What a lesson on the desk's plan is filled with: the goal in force, the teacher's before the lesson's own, and
+    where the plan stands."""
+    own = next((step.goal for step in lesson.steps if step.goal), {})
+    judged = judge_desk(record, subject)
+    return goal_facts(classroom_rules.goal(own), judged.now, judged.dense, judged.accuracy, judged.whole)
 
 
 def show(record: Workspace, subject: Subject, step: LessonStep) -> None:
@@ -66,7 +77,8 @@ def show(record: Workspace, subject: Subject, step: LessonStep) -> None:
             for name, limit in goal.items()
         ]  # fmt: skip
         st.dataframe(rows, hide_index=True, width="stretch")
-        _missing(subject, judged, met)
+        if "accuracy_drop" in met and judged.missing is not None:
+            _missing(subject, judged.missing, judged.job)
     left, right, _ = st.columns([1, 1, 3])
     with left:
         frame.link("Tune")
@@ -74,24 +86,28 @@ def show(record: Workspace, subject: Subject, step: LessonStep) -> None:
         frame.link("Recover")
 
 
-def _missing(subject: Subject, judged: Judged, met: Mapping[str, bool | None]) -> None:
-    if judged.measuring is not None and not judged.measuring.done:
-        st.fragment(run_every=work.poll(judged.measuring.active))(_wait)(subject)
-    elif met.get("accuracy_drop") is None and "accuracy_drop" in met:
-        st.caption("Measure the plan's accuracy on the page Tune or Recover; then come back.")
+def _missing(subject: Subject, missing: Mapping[str, str], found: work.Work | None) -> None:
+    """How far the measurement is that is needed next; for the plan's own, the button that asks for it."""
+    if found is not None and found.job is not None and not found.done:
+        st.fragment(run_every=work.poll(found.active))(_wait)(subject, missing)
+    elif missing != DENSE:
+        st.button(
+            "Measure this plan", icon=":material/speed:", key="lesson-measure", on_click=_measure,
+            args=(subject, missing),
+        )  # fmt: skip
 
 
-def _wait(subject: Subject) -> None:
-    found = work.ensure("evaluate_plan", subject, plan=DENSE, repair=AS_CUT)
+def _measure(subject: Subject, missing: Mapping[str, str]) -> None:
+    work.again(VERB, subject, **missing)  # it may have been stopped
+    work.ensure(VERB, subject, **missing)
+
+
+def _wait(subject: Subject, missing: Mapping[str, str]) -> None:
+    found = work.ensure(VERB, subject, start=False, **missing)
     if found.done:
         st.rerun()
-    retry = "evaluate_plan"
-    work.progress(
-        found,
-        "Measuring the whole network on the same images",
-        retry=lambda: work.again(retry, subject, plan=DENSE, repair=AS_CUT),
-        key="lesson-whole",
-    )
+    what = "Measuring the whole network on the same images" if missing == DENSE else "Measuring your plan"
+    work.progress(found, what, retry=lambda: _measure(subject, missing), key="lesson-measured")
 
 
 def _wanted(name: str, limit: float) -> str:

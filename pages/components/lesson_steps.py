@@ -46,12 +46,12 @@ def body(
         given = at.answers.get(str(step.about))
         right = given is not None and judge(lesson.steps[step.about - 1], given, facts).right
         st.markdown(filled(step.right if right else step.wrong, facts))
-    elif step.kind == "formula":
-        st.html(formula_html(step, facts))
     elif step.kind == "desk":
         lesson_desk.show(record, subject, step)
     elif step.kind in ("predict", "check"):
         _ask(lesson, number, step, at, facts)
+    if step.formula:
+        st.html(formula_html(step, facts))
     if number == len(lesson.steps) and lesson.reading:
         st.markdown("Further reading")
         st.markdown("\n".join(f"- {one}" for one in lesson.reading))

@@ -48,31 +48,28 @@ def _cost_row(name: str, dense: int, one: int, half: int) -> dict[str, str]:
 
 def norm_scatter(facts: Facts) -> go.Figure:
     """Filter norm against the true change of the loss, one dot per channel; the smallest norm stands out."""
-    return _scatter(
-        facts["norms"], facts["losses"], facts["smallest"], "smallest norm", "L2 norm of the filter",
-        "Small filter, small loss?",
-    )  # fmt: skip
+    return _scatter(facts, "norms", facts["smallest"], "smallest norm", "L2 norm of the filter",
+                    "Small filter, small loss?")  # fmt: skip
 
 
 def taylor_scatter(facts: Facts) -> go.Figure:
     """Taylor's estimate against the true change of the loss, one dot per channel."""
-    return _scatter(
-        facts["scores"], facts["losses"], facts["first"], "smallest estimate", "Taylor's estimate",
-        "What Taylor guesses, and what happens",
-    )  # fmt: skip
+    return _scatter(facts, "scores", facts["first"], "smallest estimate", "Taylor's estimate",
+                    "What Taylor guesses, and what happens")  # fmt: skip
 
 
-def _scatter(x: list[float], losses: list[float], special: int, words: str, axis: str, title: str) -> go.Figure:
-    figure = go.Figure()
-    for name, units, colour, symbol in (
-        ("channels", [unit for unit in range(len(x)) if unit != special], charts.CURVE, "circle"),
-        (words, [special], charts.FOCUS, "diamond"),
+def _scatter(facts: Facts, across: str, special: int, words: str, axis: str, title: str) -> go.Figure:
+    figure, x, losses, tried = go.Figure(), facts[across], facts["losses"], facts["tried"]
+    marked = tried.index(special)
+    for name, places, colour, symbol in (
+        ("channels", [at for at in range(len(x)) if at != marked], charts.CURVE, "circle"),
+        (words, [marked], charts.FOCUS, "diamond"),
     ):
         figure.add_trace(
             go.Scatter(
-                x=[x[unit] for unit in units],
-                y=[1000 * losses[unit] for unit in units],
-                customdata=units,
+                x=[x[at] for at in places],
+                y=[1000 * losses[at] for at in places],
+                customdata=[tried[at] for at in places],
                 mode="markers",
                 marker={"color": colour, "size": 11 if symbol == "diamond" else 8, "symbol": symbol},
                 name=name,

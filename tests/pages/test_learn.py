@@ -7,14 +7,25 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from core import LessonStep, filled, find_lesson, list_lessons, options_of
+from core import (
+    SCENES,
+    Assignment,
+    LessonStep,
+    filled,
+    find_lesson,
+    lesson_pictures,
+    list_lessons,
+    options_of,
+    to_query,
+)
 from core.keep.store import open_store
 from core.keep.workspace import Workspace, new_token
-from pages.components import lesson_desk, lesson_scenes, work
+from pages.components import lesson_desk, work
 from tests.core.learn.lesson_facts import MODEL, quick_facts
 
 PAGE = str(Path(__file__).resolve().parents[2] / "pages" / "8_Learn.py")
@@ -99,8 +110,6 @@ def test_a_lesson_is_played_to_its_end(page: AppTest, facts: dict[str, Any], nam
             assert page.radio[-1].disabled and "Locked in" in said(page)
         elif step.kind == "explain":
             assert filled(step.right if foreseen else step.wrong, known).strip() in said(page)
-        elif step.kind == "formula":
-            assert all(f'aria-label="{one.sign}: ' in html(page) for one in step.symbols)
         elif step.kind == "check":
             assert not offers(page, "Finish" if last else "Go on")
             if not foreseen:
@@ -109,8 +118,11 @@ def test_a_lesson_is_played_to_its_end(page: AppTest, facts: dict[str, Any], nam
                 assert not offers(page, "Finish" if last else "Go on")
             give(page, step, answers(step, known)[0])
             assert page.success[-1].value == filled(step.right, known)
+        assert all(f'aria-label="{one.sign}: ' in html(page) for one in step.symbols)
         press(page, "Finish" if last else "Go on")
     assert "Lesson done" in said(page)
+    press(page, "Start this lesson again")
+    assert "Lesson done" not in said(page) and offers(page, "Go on") and not page.radio
 
 
 def test_the_list_opens_a_lesson_and_keeps_what_was_done(page: AppTest) -> None:
@@ -126,11 +138,11 @@ def test_the_list_opens_a_lesson_and_keeps_what_was_done(page: AppTest) -> None:
     assert not page.subheader and offers(page, "Go on") and "step 2 of 6" in said(page)
 
 
-@pytest.mark.parametrize("scene", sorted(lesson_scenes.SCENES))
+@pytest.mark.parametrize("scene", sorted(SCENES))
 def test_a_scene_tells_of_every_step(scene: str, facts: dict[str, Any]) -> None:
     """What the browser is given holds together: a text, a label and a drawing for each step, all finite."""
     lesson = next(one for one in LESSONS.values() for step in one.steps if step.scene == scene)
-    drawn = lesson_scenes.SCENES[scene](facts[lesson.facts])
+    drawn = SCENES[scene](facts[lesson.facts])
     assert len(drawn["told"]) == len(drawn["steps"]) >= 2 and 0 <= drawn["start"] < len(drawn["told"])
     assert drawn["alt"] and drawn["label"] and all(drawn["told"])
     if drawn["kind"] == "lines":
@@ -148,12 +160,12 @@ def test_a_scene_tells_of_every_step(scene: str, facts: dict[str, Any]) -> None:
 
 
 def test_numbers_in_scenes_are_the_facts(facts: dict[str, Any]) -> None:
-    known, drawn = facts["channel"], lesson_scenes.leaving(facts["channel"])
+    known, drawn = facts["channel"], SCENES["leaving"](facts["channel"])
     assert f"{known['macs']:,} MACs, 100.0%" in drawn["told"][0]
     assert [len(frame) for frame in drawn["frames"]] == known["removed"]
-    known, drawn = facts["pivots"], lesson_scenes.pivots(facts["pivots"])
+    known, drawn = facts["pivots"], SCENES["pivots"](facts["pivots"])
     assert f"now channel {known['second']}" in drawn["told"][2]
-    known, drawn = facts["harm"], lesson_scenes.classes(facts["harm"])
+    known, drawn = facts["harm"], SCENES["classes"](facts["harm"])
     assert f"{known['pruned']:.1%}" in drawn["told"][known["chosen"]]
 
 
@@ -163,6 +175,61 @@ def test_the_challenge_judges_the_plan_on_the_desk(page: AppTest) -> None:
     table = page.dataframe[0].value
     assert list(table["Verdict"]) == ["not yet", "not measured yet"]
     assert not offers(page, "Finish")
+
+
+def test_the_goal_in_the_text_is_the_one_in_force(page: AppTest) -> None:
+    opened(page, "challenge")
+    own = "at most 50 % of the MACs, at most 2 points of accuracy lost"
+    assert f"**{own}**" in said(page)
+    task = Assignment(MODEL, lesson="challenge", budget=("params", 0.25), drop=0.05)
+    for part in to_query(task).split("&"):
+        page.query_params[part.partition("=")[0]] = part.partition("=")[2]
+    page.run()
+    assert not page.exception
+    text = next(one.value for one in page.markdown if "Everything so far" in one.value)
+    assert "at most 25 % of the parameters, at most 5 points of accuracy lost" in text and own not in said(page)
+    press(page, "Go on")
+    assert "wanted: at most 25 %" in html(page) and page.dataframe[0].value["Wanted"][0] == "at most 25 %"
+
+
+def test_answers_given_on_another_network_do_not_stand_in_the_way(page: AppTest) -> None:
+    token = page.query_params["w"]
+    token = token[0] if isinstance(token, list) else token
+    answers = {"2": "a group of another network", "5": "true", "7": 40.0}
+    progress = {"sensitivity": {"step": 7, "answers": answers, "done": True}}
+    record = Workspace(token, model_source=MODEL, choices={"lessons": progress})
+    open_store().save_workspace(token, record.to_json(), open_store().revision(token))
+    opened(page, "sensitivity")
+    assert not page.exception and not page.error and "Lesson done" in said(page)
+    assert not page.radio[0].disabled and offers(page, "Start this lesson again")
+
+
+@pytest.mark.parametrize("name", [name for name in LESSONS if name != "challenge"])
+def test_a_lesson_prints_what_it_shows(facts: dict[str, dict[str, Any]], name: str) -> None:
+    lesson = LESSONS[name]
+    drawn = lesson_pictures(lesson, facts[lesson.facts])
+    assert set(drawn) == {number for number, step in enumerate(lesson.steps, start=1) if step.scene or step.view}
+    for picture in drawn.values():
+        tree = ElementTree.fromstring(picture)
+        for svg in tree.iter("svg"):
+            _, _, width, height = map(float, str(svg.get("viewBox")).split())
+            places = [one.split(",") for line in svg.iter("polyline") for one in str(line.get("points")).split()]
+            places += [(dot.get("cx"), dot.get("cy")) for dot in svg.iter("circle")]
+            places += [(box.get("x"), box.get("y")) for box in svg.iter("rect")]
+            assert places and all(-1 <= float(x) <= width + 1 and -1 <= float(y) <= height + 1 for x, y in places)
+
+
+def test_a_printed_chart_shows_the_facts(facts: dict[str, dict[str, Any]]) -> None:
+    known = facts["norms"]
+    drawn = ElementTree.fromstring(lesson_pictures(LESSONS["norms"], known)[3])
+    dots = list(drawn.iter("circle"))
+    assert len(dots) == known["units"]
+    heights = [float(str(dot.get("cy"))) for dot in dots]
+    assert heights.index(max(heights)) == known["tried"].index(known["least"]), "the lowest dot is the least loss"
+    assert [dot.get("fill") for dot in dots].index("#000") == known["tried"].index(known["smallest"])
+    known = facts["least_squares"]
+    text = "".join(ElementTree.fromstring(lesson_pictures(LESSONS["repair"], known)[3]).itertext())
+    assert f"as cut: {100 * known['cut']:.4g}" in text and f"least squares: {100 * known['solved']:.4g}" in text
 
 
 def whole(value: float, images: int) -> dict[str, Any]:
@@ -194,7 +261,6 @@ def test_a_plan_whose_channels_are_not_chosen_is_not_priced(page: AppTest, monke
     press(page, "Go on")
     assert not page.dataframe and "Waiting for the scores" in page.info[0].value
     assert not offers(page, "Finish")
-    monkeypatch.setattr(lesson_desk, "judge_desk", lambda *_: lesson_desk.Judged(None, None, None, None, None))  # type: ignore[arg-type]
     assert lesson_desk.Judged(None, None, None, None, None).met({"macs": 0.5}) == {"macs": None}  # type: ignore[arg-type]
 
 

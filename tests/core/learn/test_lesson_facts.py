@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -22,13 +23,19 @@ from core import (
 )
 from core.errors import CoreError
 from core.keep.subject import Subject, open_subject
-from core.learn import facts_repair, ground
+from core.learn import afford, facts_repair, ground
+from core.learn.afford import macs_behind
 from core.learn.facts import facts_of
 from core.learn.facts_choice import lengths_left, solved_for
 from core.learn.facts_repair import error_on_the_way
 from core.learn.formula import to_html
 from core.learn.ground import contributions, read_group, readings_of
+from core.learn.lesson import filled, list_lessons
+from core.measure.forks import ForkEngine
 from core.measure.importance.moments import Reading
+from core.measure.importance.oracle import single_unit_forks
+from core.measure.importance.taylor import read_contributions
+from core.measure.walk import Replays, batches, replay_for
 from core.records import Group, ImageData, Plan
 from core.solvers.least_squares import compensate
 from tests.core.learn.lesson_facts import IMAGES, MODEL, quick, quick_facts
@@ -92,6 +99,16 @@ def _at_place(facts: dict[str, Any], units: int) -> Tensor:
     beta = torch.zeros(units, dtype=torch.float64)
     beta[facts["drawn"]] = torch.tensor(facts["betas"][facts["place"]], dtype=torch.float64)
     return beta
+
+
+def test_what_the_path_makes_small_is_what_the_formula_says(readings: list[Reading], group: Group) -> None:
+    facts, G = known("lasso"), contributions(readings, group.units)
+    beta = _at_place(facts, group.units)
+    rest = 1 - beta
+    penalised = float(rest @ G @ rest) / 2 + facts["penalty"] * float(beta.abs().sum())
+    assert facts["objective"] == pytest.approx(penalised, rel=1e-3)
+    assert facts["left"] == pytest.approx(facts["error"] * facts["whole"])
+    assert facts["column"] == pytest.approx(float(G[facts["strongest"], facts["strongest"]]))
 
 
 def test_contributions_are_those_of_single_channels(subject: Subject, group: Group, readings: list[Reading]) -> None:
@@ -161,6 +178,79 @@ def test_solved_weights_lie_at_the_bottom_of_the_valley(readings: list[Reading],
         assert error_on_the_way(one, stay, new + aside, shift)(1.0) >= least * (1 - 1e-9)
     whole = error_on_the_way(one, torch.ones_like(stay), one.W, torch.zeros(len(one.W), dtype=torch.float64))
     assert whole(0.0) == pytest.approx(0, abs=1e-12)
+
+
+def test_value_times_slope_is_taylors_term_of_one_image(subject: Subject) -> None:
+    alone = next(group for group in subject.trace.coupled if len(group.consumers) == 1)
+    data = subject.data.calibration
+    images, labels = next(batches(data, torch.arange(1), 1, subject.trace.module))
+    replay = replay_for(Replays(subject.trace), images, "The test")
+    terms = read_contributions(replay, subject.trace, images, labels, data, averaged=False)[alone.id][0]
+    for unit in (0, alone.units - 1):
+        value, slope, total = ground.value_and_slope(subject, alone, unit, data)
+        assert total == pytest.approx(float(terms[unit]), rel=1e-4, abs=1e-9)
+        assert abs(value * slope) <= abs(total) * 1e6 and np.isfinite([value, slope]).all()
+    facts = known("taylor")
+    assert facts["one_score"] == pytest.approx(abs(facts["total"]) / facts["places"])
+
+
+def test_what_runs_again_is_what_the_engine_counts(subject: Subject) -> None:
+    behind, images = macs_behind(subject.trace), subject.data.images[:1]
+    for group in subject.trace.prunable:
+        fork = single_unit_forks(group)[0]
+        counted = ForkEngine(subject.trace, [fork]).macs(images)[fork]
+        assert behind[group.id] == pytest.approx(counted, rel=0.25), group.name
+
+
+def test_of_very_many_channels_some_are_tried(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    quick(monkeypatch)
+    group = ground.tried_group(subject.trace)
+    every = ground.true_losses(subject, group, range(group.units), None, None)
+    monkeypatch.setattr(ground, "FEWEST_UNITS", 4)
+    monkeypatch.setattr(ground, "LOSS_MACS", 1.0)
+    tried = ground.tried_units(subject, group)
+    assert len(tried) == 4 and ground.tried_words(group, tried).startswith("(This network is large: of the")
+    norms = ground.filter_norms(subject, group)
+    assert {int(norms.argmin()), int(norms.argmax())} <= set(tried)
+    some = ground.true_losses(subject, group, tried, None, None)
+    assert torch.allclose(some, every[tried], atol=1e-6)
+    assert ground.tried_group(subject.trace).by_role("consumer"), "the cheapest where none is cheap enough"
+
+
+@pytest.mark.parametrize("name", ["norms", "sensitivity", "taylor", "least_squares", "soft", "time", "harm"])
+def test_of_a_large_network_a_lesson_sees_less_and_says_so(
+    subject: Subject, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quick(monkeypatch)
+    monkeypatch.setattr(afford, "LARGE", 1.0)
+    monkeypatch.setattr(ground, "LOSS_MACS", 1.0)
+    monkeypatch.setattr(facts_repair, "SOLVE_WORK", 2e6)
+    monkeypatch.setattr("core.learn.facts.find_result", lambda *_, **__: None)
+    monkeypatch.setattr("core.learn.facts.SCAN_MACS", 1e6)
+    seen: list[float] = []
+    facts = facts_of(name, subject, lambda fraction, *_: seen.append(fraction), None)
+    assert seen and all(0 <= fraction <= 1 for fraction in seen)
+    lesson = next(one for one in list_lessons() if one.facts == name)
+    told = " ".join(filled(step.text, facts) for step in lesson.steps)
+    if name in ("norms", "sensitivity", "taylor"):
+        assert "This network is large" in told
+    if name == "least_squares":
+        assert re.search(r"channels of \d+ of the \d+ groups", told)
+    if name == "harm":
+        assert facts["images"] <= 16 * len(subject.data.classes) and len(facts["shares"]) == 3
+    if name == "soft":
+        assert len(facts["silent"]) == 2 and "2 short epochs" in told
+    if name == "time":
+        assert facts["rule_ms"] == pytest.approx(max(facts["compute_ms"], facts["move_ms"]) + facts["start_ms"])
+
+
+@pytest.mark.parametrize("name", ["least_squares", "harm"])
+def test_a_giant_is_refused_before_it_costs_minutes(
+    subject: Subject, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(afford, "MOST", 1.0)
+    with pytest.raises(CoreError, match=r"many minutes.*smaller"):
+        facts_of(name, subject)
 
 
 def test_as_many_filters_are_silent_as_the_rate_says(subject: Subject) -> None:

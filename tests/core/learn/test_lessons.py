@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from html import escape
 from pathlib import Path
 
@@ -9,17 +11,17 @@ import pytest
 import torch
 from torch import nn
 
-from core import count_cost, evaluate_model, mask_model
+from core import count_cost, evaluate_model, mask_model, prune_model
 from core.errors import CoreError
 from core.keep.subject import Subject, open_subject
 from core.learn import lesson as lesson_module
-from core.learn.answers import Progress, answered, goal_met, gone_on, judge, may_go_on, options_of
+from core.learn.answers import Progress, answered, fitting, goal_facts, goal_met, gone_on, judge, may_go_on, options_of
 from core.learn.formula import formula_html
 from core.learn.ground import middle_group
 from core.learn.lesson import filled, find_lesson, list_lessons, places
 from core.measure.importance import score_channels
 from core.records import Plan
-from tests.core.learn.lesson_facts import IMAGES, MODEL, quick_facts
+from tests.core.learn.lesson_facts import IMAGES, MODEL, facts_for, quick_facts
 
 LESSONS = [lesson.name for lesson in list_lessons()]
 
@@ -35,9 +37,10 @@ def known() -> dict[str, dict]:
 
 
 @pytest.mark.parametrize("name", LESSONS)
-def test_every_text_is_filled_and_every_answer_can_be_given(name: str, known: dict[str, dict]) -> None:
+def test_every_text_is_filled_and_every_answer_can_be_given(name: str) -> None:
     lesson = find_lesson(name)
-    facts = known.get(lesson.facts, {})
+    facts = facts_for(lesson)
+    assert any(step.formula for step in lesson.steps)
     assert lesson.goal and 1 <= lesson.minutes <= 15 and lesson.reading
     for number, step in enumerate(lesson.steps, start=1):
         texts = [
@@ -62,12 +65,14 @@ def test_every_text_is_filled_and_every_answer_can_be_given(name: str, known: di
         if step.kind == "explain":
             assert lesson.steps[step.about - 1].kind == "predict"
             assert step.right and step.wrong
-        if step.kind == "formula":
-            assert step.formula and step.numbers and len(step.symbols) >= 2
+        assert step.formula or step.kind != "formula"
+        if step.formula:
+            assert step.numbers and len(step.symbols) >= 2
             html = formula_html(step, facts)
             for sign in step.symbols:
                 assert html.count(f'<th scope="row">{escape(sign.sign)}</th>') == 1
                 assert f'aria-label="{escape(sign.sign)}: ' in html, "every sign explains itself where it stands"
+                assert re.search(r"\d", filled(sign.value, facts)), f"{sign.sign} carries no number of this network"
     assert lesson.steps[0].kind == "read" and lesson.steps[-1].kind in ("check", "desk")
 
 
@@ -105,6 +110,10 @@ def test_coupled_layers_are_the_traces_own(subject: Subject, known: dict[str, di
     assert facts["count"] == len(group.layers) > 1 and facts["answer"] == "added"
     assert facts["touched"] == len({member.layer for member in group.members})
     assert {(role, name) for role, name in facts["rows"]} == {(one.role, one.layer) for one in group.members}
+    smaller = prune_model(subject.loaded.module, subject.trace, Plan({group.id: tuple(range(group.units - 1))}))
+    whole, left = (sum(p.numel() for p in one.parameters()) for one in (subject.loaded.module, smaller))
+    assert facts["gone"] == whole - left == facts["gone_made"] + facts["gone_follow"] + facts["gone_read"]
+    assert facts["params"] == whole and min(facts["gone_made"], facts["gone_follow"], facts["gone_read"]) > 0
 
 
 def test_the_three_groups_are_the_scans_own(subject: Subject, known: dict[str, dict]) -> None:
@@ -133,6 +142,15 @@ def test_a_prediction_is_locked_and_a_check_must_pass(known: dict[str, dict]) ->
     assert Progress.from_dict("nonsense") == Progress()
 
 
+def test_answers_of_another_network_are_left_out(known: dict[str, dict]) -> None:
+    lesson, facts = find_lesson("sensitivity"), known["sensitivity"]
+    kept = Progress(7, {"2": facts["answer"], "5": "true", "7": facts["needed"]}, True)
+    assert fitting(kept, lesson, facts) is kept
+    other = replace(kept, answers={**kept.answers, "2": "a group of another network"})
+    assert fitting(other, lesson, facts) == replace(kept, answers={"5": "true", "7": facts["needed"]})
+    assert fitting(replace(kept, answers={"7": "twelve", "5": 3.0, "99": "x"}), lesson, facts).answers == {}
+
+
 @pytest.mark.parametrize("given", ["somewhere", float("nan"), "12"])
 def test_an_answer_that_is_none_is_refused(given: object, known: dict[str, dict]) -> None:
     lesson, facts = find_lesson("channel"), known["channel"]
@@ -151,6 +169,13 @@ def test_a_goal_is_met_limit_by_limit(subject: Subject) -> None:
     assert goal_met(limits, now, dense, None, 0.95) == {"accuracy_drop": None}
     assert goal_met(limits, now, dense, 0.93, 0.95) == {"accuracy_drop": True}
     assert goal_met(limits, now, dense, 0.92, 0.95) == {"accuracy_drop": False}
+    told = goal_facts({"params": 0.25, "accuracy_drop": 0.075}, now, dense, None, None)
+    assert told["goal_words"] == "at most 25 % of the parameters, at most 7.5 points of accuracy lost"
+    assert (
+        told["left"] == f"{now.params:,}" and told["whole"] == f"{dense.params:,}" and told["lost"] == "not known yet"
+    )
+    assert goal_facts({"macs": 0.5, "accuracy_drop": 0.01}, None, dense, 0.93, 0.95)["share"] == "not known yet"
+    assert goal_facts({"macs": 0.5, "accuracy_drop": 0.01}, now, dense, 0.93, 0.95)["lost"] == "2.0 points"
 
 
 def test_a_broken_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
