@@ -17,10 +17,11 @@ _HOME = {
     "core.apply.soft": "train_softly",
     "core.show.comparison": (
         "COSTS Flip GAINED LOST OTHER SeenPlan classes_csv compare_answers flip_pictures flips_csv note_of "
-        "pareto_front seen_csv seen_plans widths_csv"
+        "pareto_front plans_csv seen_csv seen_plans widths_csv"
     ),
     "core.show.curves": (
-        "BEYOND Limit LossEstimate Lost PERHAPS RankRow Room SURELY WITHIN lost_points rank_csv rank_groups room"
+        "BEYOND Limit LossEstimate Lost PERHAPS RankRow Room SURELY WITHIN columns_csv lost_points rank_csv "
+        "rank_groups room"
     ),
     "core.keep.device_tables": "device_table drop_device_table keep_device_table",
     "core.show.desk": (
@@ -69,7 +70,10 @@ _HOME = {
     "core.show.recovery": "MEASURED MISSING RUNNING SECONDS WAITING DenseLevel RungRow best_rung dense_level "
     "known_rungs ladder_csv missing_rungs rung_rows",
     "core.keep.shelf": "find_result is_shipped job_key",
-    "core.keep.subject": "Subject data_address exports_folder open_subject split_address uploads_folder",
+    "core.keep.opening": "Opening",
+    "core.keep.subject": (
+        "Subject begin_opening data_address exports_folder leave_opening open_subject split_address uploads_folder"
+    ),
     "core.keep.timings": "newest_table",
     "core.trace": "trace_channels",
     "core.keep.uploads": "keep_images keep_weights",

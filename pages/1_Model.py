@@ -4,9 +4,20 @@ from __future__ import annotations
 
 import streamlit as st
 
-from core import CoreError, Subject, class_counts, count_cost, layer_rows
+from core import CoreError, Subject, class_counts, columns_csv, count_cost, layer_rows
 from core.keep.workspace import Workspace
-from pages.components import classroom_rules, forms, frame, network_file, pictures, session, tables, work
+from pages.components import (
+    classroom_rules,
+    downloads,
+    forms,
+    frame,
+    network_file,
+    opening,
+    pictures,
+    session,
+    tables,
+    work,
+)
 
 LEAD = "Choose a network and images. What is open now stays until the new choice has opened without a fault."
 
@@ -15,7 +26,7 @@ def main() -> None:
     frame.guard()
     frame.head("Model", LEAD)
     record = session.workspace()
-    subject = frame.opened(record)
+    subject = opening.opened(record)
     form, shown = st.columns([1, 2], gap="large")
     with form:
         _choose()
@@ -37,18 +48,25 @@ def _choose() -> None:
             st.caption(f":material/lock: {classroom_rules.REASON}")
             return
         request = forms.choose_subject()
-        if request is None:
-            return
         try:
-            with st.spinner("Opening ..."):
-                subject = forms.apply(request)
+            if request is not None:
+                _begin(request)
+            subject = opening.finish()
         except CoreError as error:
             st.error(str(error), icon=":material/error:")
             return
         if subject is not None:
             name, images = subject.loaded.name, f"{len(subject.data):,} images of {subject.data.name}"
             session.notify_done(f"{name} is open, with {images}.")
+            st.rerun()
+
+
+def _begin(request: forms.Request) -> None:
+    with st.spinner("Looking at the files ..."):
+        choice = forms.prepare(request)
+    if choice is None:
         st.rerun()
+    opening.begin(choice)
 
 
 def _summary(record: Workspace, subject: Subject) -> None:
@@ -74,13 +92,15 @@ def _layers(subject: Subject) -> None:
     st.markdown("##### Layers")
     st.caption("Channels of one group hang together, so they leave together. Batch norms follow their layers.")
     rows = layer_rows(subject.trace)
+    table = tables.layer_table(rows)
     st.dataframe(
-        tables.layer_table(rows),
+        table,
         hide_index=True,
         width="stretch",
         height=min(38 + 35 * len(rows), 600),
         column_config=tables.LAYER_COLUMNS,
     )
+    downloads.csv("Layers as CSV", lambda: columns_csv(table), f"layers-{subject.loaded.name}")
 
 
 main()

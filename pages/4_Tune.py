@@ -22,7 +22,16 @@ from core import (
 )
 from core.keep.workspace import NamedPlan, made_how, overrides
 from pages.components import charts, choices, classroom_rules, downloads, frame, moves, session, tables, work
-from pages.components.desk import Desk, cells, curve_figure, equaliser_rows, equaliser_terms, gather, plan_figure
+from pages.components.desk import (
+    Desk,
+    cells,
+    curve_figure,
+    equaliser_rows,
+    equaliser_terms,
+    gather,
+    plan_figure,
+    state_of,
+)
 from pages.components.equaliser import equaliser
 from pages.components.headline import headline_strip
 
@@ -36,7 +45,7 @@ NEEDS = {
     "latency": "Waits until the layers are timed on this machine.",
 }
 CRITERION, SNAP, EVEN, NAME, PLANS = "tune_criterion", "tune_snap", "tune_even", "tune_name", "tune_plans"
-REPAIR, SIZE, CURVES, WHY = "tune_repair", "tune_size", "tune_curves", "tune_why"
+REPAIR, SIZE, CURVES, WHY, DRAWN = "tune_repair", "tune_size", "tune_curves", "tune_why", "tune_drawn"
 
 
 def main() -> None:
@@ -47,42 +56,49 @@ def main() -> None:
 
 @st.fragment
 def tune() -> None:
-    """All that a drag changes. The fragment runs by itself on every release, and again while something is measured."""
+    """All that a drag changes. The fragment runs by itself on every release."""
     try:
-        record = session.workspace()
-        subject = work.subject(record)
-        desk = gather(moves.open_with_a_plan(record, subject), subject)
+        desk = look()
+        session.set_temporary(DRAWN, state_of(desk))
         draw(desk)
     except CoreError as error:
         st.error(str(error), icon=":material/error:")
 
 
+def look() -> Desk:
+    record = session.workspace()
+    subject = work.subject(record)
+    return gather(moves.open_with_a_plan(record, subject), subject)
+
+
+@st.fragment
+def numbers(given: list[Desk]) -> None:
+    """What changes while something is measured: the headline and how far it is. Runs by itself until all is known.
+    ``given``: what its surroundings know, on the run in which they draw it."""
+    try:
+        desk = given.pop() if given else look()
+        now = state_of(desk)
+        headline_strip(
+            cells(desk), key="headline", pending=desk.pending, redraw="" if session.temporary(DRAWN) == now else now
+        )
+        tell_failures(desk)
+        if desk.plan is not None and not desk.meaningless and not desk.pending_plan:
+            repair = work.repair(desk.record, desk.plan)
+            moves.note_plan(desk.subject, desk.plan, repair, desk.measured, made_how(desk.record))
+    except CoreError as error:
+        st.error(str(error), icon=":material/error:")
+
+
 def draw(desk: Desk) -> None:
-    if desk.plan is not None and not desk.meaningless and not desk.pending_plan:
-        repair = work.repair(desk.record, desk.plan)
-        moves.note_plan(desk.subject, desk.plan, repair, desk.measured, made_how(desk.record))
-    headline_strip(cells(desk), key="headline", pending=desk.pending)
-    notice = session.take_notice()
-    if notice:
-        st.warning(notice, icon=":material/info:")
-    tell_failures(desk)
-    tools(desk)
-    dense = desk.curves.dense.accuracy if desk.curves is not None and not desk.meaningless else None
-    equaliser(
-        equaliser_rows(desk),
-        key="equaliser",
-        rev=session.equaliser_rev(),
-        selected=selected(desk),
-        dense_accuracy=dense,
-        chance=desk.subject.chance,
-        loss_scale=desk.correction.scale,
-        cost=equaliser_terms(desk),
-        snap=session.choice(SNAP, 1),
-        strip=False,
-        on_edit=moves.on_edit,
-        on_pick=session.select_group,
-        on_command=moves.on_command,
-    )
+    """What answers a hand is drawn first, wherever it stands: a release waits for the numbers and the bars."""
+    numbers([desk])
+    above = st.container(key="tune-above")
+    bars(desk)
+    with above:
+        notice = session.take_notice()
+        if notice:
+            st.warning(notice, icon=":material/info:")
+        tools(desk)
     if collapsed(desk.measured, desk.dense) and work.repair(desk.record, desk.plan) == AS_CUT:
         st.caption(
             ":material/healing: As cut, this plan loses much. A repair, chosen above the bars, rebuilds the weights "
@@ -96,6 +112,26 @@ def draw(desk: Desk) -> None:
     with right:
         plans(desk)
     why(desk)
+
+
+def bars(desk: Desk) -> None:
+    dense = desk.curves.dense.accuracy if desk.curves is not None and not desk.meaningless else None
+    equaliser(
+        equaliser_rows(desk),
+        key="equaliser",
+        rev=session.equaliser_rev(),
+        selected=selected(desk),
+        dense_accuracy=dense,
+        chance=desk.subject.chance,
+        loss_scale=desk.correction.scale,
+        cost=equaliser_terms(desk),
+        snap=session.choice(SNAP, 1),
+        strip=False,
+        picture=charts.picture_format(),
+        on_edit=moves.on_edit,
+        on_pick=session.select_group,
+        on_command=moves.on_command,
+    )
 
 
 def selected(desk: Desk) -> str:

@@ -8,7 +8,7 @@ function readModel(data, before) {
   const kept = new Map(rows.map((row) => [row.id, row.kept]));
   const model = {
     rows, dense, chance: data.chance || 0, cost: data.cost || {}, snap: Math.max(1, data.snap || 1), selected: data.selected,
-    lossScale: data.loss_scale ?? 1, stages: stagesOf(rows),
+    lossScale: data.loss_scale ?? 1, stages: stagesOf(rows), picture: data.picture || { format: "png" },
     byId: new Map(rows.map((row) => [row.id, row])),
     curves: new Map(rows.map((row) => [row.id, prepareCurve(row.curve, dense)])),
     values: before ? before.values : kept,
@@ -68,9 +68,20 @@ function createDesk(root) {
   wireTools(desk);
   wireOverview(desk);
   wirePage(desk);
+  wireRedraw(desk);
   new ResizeObserver(() => desk.model && fitColumns(desk.view, desk.model)).observe(desk.view.scroller);
   const timer = setInterval(() => (root.isConnected ? desk.outbox.resendLate() : clearInterval(timer)), 1000);
   return desk;
+}
+
+// Somebody else on the page knows of something new; under a hand it can wait.
+function wireRedraw(desk) {
+  const hear = () => {
+    if (!desk.view.root.isConnected) return window.removeEventListener("prunescope-redraw", hear);
+    if (desk.gesture || desk.outbox.holdsEdits()) return void setTimeout(hear, 200);
+    return desk.setTriggerValue("redraw", { at: Date.now() });
+  };
+  window.addEventListener("prunescope-redraw", hear);
 }
 
 // Bars glide only when someone else moved them, never under the hand.

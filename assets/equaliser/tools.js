@@ -30,7 +30,8 @@ function buildTools(root) {
   out.textContent = "\u2212";
   const into = make("button", "", zoom, { type: "button", "aria-label": "Wider bars" });
   into.textContent = "+";
-  return { bar, find, told, spread, marks, count, clear, out, into };
+  const picture = pictureButton(bar, "take", () => {});
+  return { bar, find, told, spread, marks, count, clear, out, into, picture };
 }
 
 function buildKeys(parent) {
@@ -120,6 +121,7 @@ function wireTools(desk) {
   desk.spread = settled.spread;
   tools.spread.addEventListener("change", () => (desk.spread = settled.spread = tools.spread.value));
   tools.clear.addEventListener("click", () => unmark(desk));
+  tools.picture.addEventListener("click", () => desk.model && takePicture(desk));
   tools.out.addEventListener("click", () => zoomBy(desk, -1));
   tools.into.addEventListener("click", () => zoomBy(desk, 1));
   scroller.addEventListener("wheel", (event) => {

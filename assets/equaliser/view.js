@@ -10,14 +10,6 @@ const ZOOM = 1.35;
 const NARROWEST = 14;
 const TINY_COLUMN = 30; // under it numbers and locks would overlap
 
-function make(tag, className, parent, attributes = {}) {
-  const node = document.createElement(tag);
-  if (className) node.className = className;
-  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
-  if (parent) parent.appendChild(node);
-  return node;
-}
-
 function shortName(name, room) {
   return name.length <= room ? name : `\u2026${name.slice(name.length - room + 1)}`;
 }

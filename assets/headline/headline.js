@@ -7,13 +7,6 @@ const LOST_MS = 4000; // an answer that is this late will not come: ask again
 const HOLLOW = new Set(["estimated", "predicted"]);
 const strips = new WeakMap();
 
-function make(tag, className, parent) {
-  const node = document.createElement(tag);
-  node.className = className;
-  if (parent) parent.appendChild(node);
-  return node;
-}
-
 // Three digits with a prefix of thousands, as pages/components/tables.py writes them.
 function three(x) {
   if (!x) return "0.00";
@@ -140,6 +133,9 @@ export default function ({ data, parentElement, setTriggerValue }) {
   paint(strip);
   clearTimeout(strip.timer);
   if (data.pending) plan(strip, POLL_MS);
+  // What else stands on the page is older than these numbers: whoever drew it shall draw it anew.
+  if (data.redraw && data.redraw !== strip.asked) window.dispatchEvent(new CustomEvent("prunescope-redraw"));
+  strip.asked = data.redraw;
   return () => {
     if (!root.isConnected) strip.close();
   };

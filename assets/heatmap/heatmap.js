@@ -19,14 +19,6 @@ const HATCH = { least: 5, step: 6 };
 const SORTED = "prunescope-sorted";
 const maps = new WeakMap();
 
-function make(tag, className, parent, text) {
-  const node = document.createElement(tag);
-  if (className) node.className = className;
-  if (text !== undefined) node.textContent = text;
-  if (parent) parent.appendChild(node);
-  return node;
-}
-
 function addSwitch(parent, text, checked, onChange) {
   const label = make("label", "", parent);
   const box = make("input", "", label);
@@ -45,6 +37,7 @@ function createMap(root) {
   map.same = addSwitch(switches, "Same order as the other map", true, (on) => ((map.along = on), prepare(map), follow(map), draw(map)));
   addSwitch(switches, "One colour scale for all groups", false, (on) => ((map.shared = on), prepare(map), draw(map)));
   addSwitch(switches, "Cells of equal width", false, (on) => ((map.filled = !on), draw(map)));
+  pictureButton(switches, "picture", () => takePicture(map));
   const body = make("div", "body", root);
   map.labels = make("div", "labels", body);
   map.frame = make("div", "frame", body);
@@ -144,7 +137,6 @@ function stripOf(map, row, background) {
 // Pruned runs are hatched as well as faded: a mark that does not hang on colour.
 function hatch(map, context, row, top, height, width, ink) {
   const cell = width / row.scores.length;
-  context.beginPath();
   for (let place = 0; place < row.scores.length; ) {
     const start = place;
     while (place < row.scores.length && row.gone.has(unitAt(map, row, place))) place += 1;
@@ -154,9 +146,9 @@ function hatch(map, context, row, top, height, width, ink) {
     }
     if ((place - start) * cell < HATCH.least) continue;
     context.save();
-    const clip = new Path2D();
-    clip.rect(start * cell, top, (place - start) * cell, height);
-    context.clip(clip);
+    context.beginPath();
+    context.rect(start * cell, top, (place - start) * cell, height);
+    context.clip();
     context.beginPath();
     const first = Math.floor((start * cell - height) / HATCH.step) * HATCH.step;
     for (let x = first; x < place * cell; x += HATCH.step) context.moveTo(x, top + height), context.lineTo(x + height, top);
@@ -185,6 +177,14 @@ function draw(map) {
   const context = map.canvas.getContext("2d");
   context.scale(ratio, ratio);
   const colours = coloursOf(map);
+  drawStrips(map, context, colours, ratio);
+  for (const [place, weight] of [[map.data.selected, 2.5], [map.cell, 1.5]]) outline(map, context, place, weight, colours);
+  drawLabels(map);
+  drawLegend(map);
+}
+
+function drawStrips(map, context, colours, ratio) {
+  const { pitch } = map.layout;
   map.rows.forEach((row, index) => {
     const wide = map.layout.widthOf(row);
     if (!row.scores.length) return;
@@ -193,9 +193,6 @@ function draw(map) {
     context.lineWidth = 1;
     hatch(map, context, row, index * pitch, pitch - GAP, wide, `color-mix(in srgb, ${colours.ink} 45%, transparent)`);
   });
-  for (const [place, weight] of [[map.data.selected, 2.5], [map.cell, 1.5]]) outline(map, context, place, weight, colours);
-  drawLabels(map);
-  drawLegend(map);
 }
 
 function outline(map, context, place, weight, colours) {

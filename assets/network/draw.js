@@ -28,7 +28,7 @@ function sight(map) {
 
 function draw(map) {
   map.request = 0;
-  const { canvas, picture, layout } = map;
+  const { canvas, layout } = map;
   if (!layout || !map.width) return;
   const ratio = window.devicePixelRatio || 1;
   const [wide, high] = [Math.round(map.width * ratio), Math.round(map.height * ratio)];
@@ -37,6 +37,13 @@ function draw(map) {
   context.setTransform(ratio, 0, 0, ratio, 0, 0);
   context.clearRect(0, 0, map.width, map.height);
   map.colours = coloursOf(map.root);
+  paintScene(map, context, ratio);
+  drawMini(map);
+}
+
+// What the view shows, on a canvas or on a pen that writes it down.
+function paintScene(map, context, ratio) {
+  const { picture, layout } = map;
   const seen = sight(map);
   const scene = { map, context, ratio, seen, colours: map.colours, zoom: map.view.zoom, lit: litUp(map), texts: new Map(), marked: [] };
   const shown = (item) => {
@@ -56,7 +63,6 @@ function draw(map) {
     if (shown({ line: place.line, left: place.x - half, right: place.x + half })) drawNode(scene, node, place);
   });
   writeTexts(scene);
-  drawMini(map);
 }
 
 // What the pointer or the keyboard is on: its group's layers, those that read them, and the way from the ones to the

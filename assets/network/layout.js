@@ -155,12 +155,20 @@ function pieces(picture, layout, { from, to, route, back }) {
   return result;
 }
 
+// `d` says the same in SVG, for pictures to take away.
 function roundPath(points) {
-  const path = new Path2D();
-  path.moveTo(...points[0]);
-  for (let at = 1; at < points.length - 1; at += 1) path.arcTo(...points[at], ...points[at + 1], 6);
-  path.lineTo(...points.at(-1));
-  return path;
+  const text = ([x, y]) => `${Number(x.toFixed(2))} ${Number(y.toFixed(2))}`;
+  const towards = ([x, y], [u, v], step) => {
+    const length = Math.hypot(u - x, v - y) || 1;
+    const share = Math.min(0.5, step / length);
+    return [x + (u - x) * share, y + (v - y) * share];
+  };
+  let d = `M${text(points[0])}`;
+  for (let at = 1; at < points.length - 1; at += 1) {
+    const corner = points[at];
+    d += `L${text(towards(corner, points[at - 1], 6))}Q${text(corner)} ${text(towards(corner, points[at + 1], 6))}`;
+  }
+  return Object.assign(new Path2D(`${d}L${text(points.at(-1))}`), { d: `${d}L${text(points.at(-1))}` });
 }
 
 // The band under a group's layers; it runs to the line's edge where the group goes on in the next line.

@@ -20,6 +20,7 @@ function createMap(root) {
   tool("+", "Zoom in", "sign", () => zoomAt(map, ZOOM.key));
   tool("Fit", "Show the whole network", "", () => fit(map));
   if (document.fullscreenEnabled) tool("Full screen", "Full screen, Esc ends it", "", () => (isFull(map) ? document.exitFullscreen() : root.requestFullscreen()));
+  pictureButton(tools, "", () => map.layout && takePicture(map));
   map.stage = make("div", "stage", root);
   map.canvas = make("canvas", "map", map.stage);
   map.canvas.tabIndex = 0;
@@ -65,19 +66,20 @@ function resize(map) {
   fit(map);
 }
 
-function drawLegend(map) {
-  const { legend, picture } = map;
-  const colours = coloursOf(map.root);
-  const held = picture.groups.filter((group) => group.nodes.length);
-  const entries = [
+function legendEntries(map, colours) {
+  const held = map.picture.groups.filter((group) => group.nodes.length);
+  return [
     [held.some((group) => group.hue >= 0 && !group.reason), "one colour: leave together", (c) => HUES.slice(0, 3).forEach((hue, at) => ((c.fillStyle = hue), c.fillRect(7 * at, 0, 6, 14)))],
     [held.some((group) => group.hue < 0 && !group.reason), "grey: on its own", (c) => ((c.fillStyle = colours.alone), c.fillRect(0, 0, 20, 14))],
     [held.some((group) => group.reason), "locked", (c) => ((c.fillStyle = colours.locked), c.fillRect(0, 0, 20, 14), hatch(c, 0, 0, 20, 14, colours.soft))],
     [true, "outline: before, fill: share kept", (c) => ((c.fillStyle = colours.alone), c.fillRect(0, 4, 20, 6), (c.strokeStyle = colours.soft), c.strokeRect(0.5, 0.5, 19, 13))],
-  ];
+  ].filter(([there]) => there);
+}
+
+function drawLegend(map) {
+  const { legend } = map;
   legend.replaceChildren();
-  for (const [there, text, paint] of entries) {
-    if (!there) continue;
+  for (const [, text, paint] of legendEntries(map, coloursOf(map.root))) {
     const entry = make("span", "", legend);
     const swatch = make("canvas", "", entry);
     const ratio = window.devicePixelRatio || 1;
@@ -101,7 +103,7 @@ function titleDepth(layers) {
 }
 
 function adopt(map, data) {
-  map.room = data.height;
+  Object.assign(map, { room: data.height, title: data.title, save: data.save });
   if (map.key !== data.key) {
     Object.assign(map, { key: data.key, picture: readPicture(data.picture), layout: null, lit: null, hover: null, selected: null, heard: null, widths: null });
     map.titleDepth = titleDepth(map.picture.layers);

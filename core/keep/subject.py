@@ -1,10 +1,11 @@
-"""What is being worked on: a loaded network, images for it, and its trace. Opened once, kept while it is in use."""
+"""What is being worked on: a loaded network, images for it, and its trace. core/keep/opening.py keeps those in use."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from urllib.parse import parse_qs, urlencode
 
 from core.config import home_folder
 from core.errors import LoadError
+from core.keep.opening import Opening, Openings
 from core.load import load_data, load_model
 from core.records import ImageData, LoadedModel, Trace
 from core.registry import unknown_name
@@ -47,6 +49,11 @@ class Subject:
     def chance(self) -> float:
         """Accuracy of guessing, a share."""
         return 1 / max(1, len(self.data.classes))
+
+    @property
+    def meaningful(self) -> bool:
+        """Whether accuracies say something: weights that were learned, on real images."""
+        return self.loaded.weights is not None and self.real_images
 
     @property
     def real_images(self) -> bool:
@@ -88,13 +95,38 @@ def open_subject(model_source: str, weights: str = "", data_source: str = "") ->
     suits the model.
     Raises LoadError or TraceError with a sentence for the user; nothing opened before is affected.
     """
-    return _open(model_source, weights, data_source, (_stamp(weights), _stamp(split_address(data_source)[0])))
+    return _subjects.get(*_asked(model_source, weights, data_source))
 
 
-@lru_cache(maxsize=4)
-def _open(model_source: str, weights: str, data_source: str, stamps: tuple[float, float]) -> Subject:
-    loaded = load_model(model_source, weights=weights or None)
-    address = data_source or loaded.data or "random"
+def begin_opening(
+    model_source: str, weights: str = "", data_source: str = "", *, who: str, anew: bool = False
+) -> Opening[Subject]:
+    """As ``open_subject``, but returns at once: a thread opens it, one for all who ask for the same. ``anew``: try
+    again also what failed a moment ago. Once ``who`` does not wait any longer, ``leave_opening`` says so."""
+    return _subjects.begin(*_asked(model_source, weights, data_source), who=who, anew=anew)
+
+
+def leave_opening(opening: Opening[Subject], who: str) -> None:
+    """``who`` does not wait any more; when nobody else does, it is given up."""
+    _subjects.leave(opening, who)
+
+
+def _asked(model_source: str, weights: str, data_source: str) -> tuple[Hashable, Callable[[Opening[Subject]], Subject]]:
+    name = (model_source, weights, data_source, _stamp(weights), _stamp(split_address(data_source)[0]))
+
+    def build(opening: Opening[Subject]) -> Subject:
+        opening.tell("Building the network and reading its weights")
+        loaded = load_model(model_source, weights=weights or None)
+        opening.tell("Reading the images")
+        address = data_source or loaded.data or "random"
+        data = _images(address, loaded)
+        opening.tell("Running it once to see which channels hang together")
+        return Subject(model_source, weights, address, loaded, data, trace_channels(loaded.module, data.images[:1]))
+
+    return name, build
+
+
+def _images(address: str, loaded: LoadedModel) -> ImageData:
     source, root, size = split_address(address)
     channels, height, width = loaded.example.shape[1:]
     if source == "random":
@@ -110,8 +142,15 @@ def _open(model_source: str, weights: str, data_source: str, stamps: tuple[float
             f"{loaded.name} reads images with {channels} channel(s); {data.name} has {data.images.shape[1]}. "
             "Choose other images, or another model."
         )
-    trace = trace_channels(loaded.module, data.images[:1])
-    return Subject(model_source, weights, address, loaded, data, trace)
+    return data
+
+
+def _bytes_of(subject: Subject) -> int:
+    tensors = [*subject.loaded.module.parameters(), *subject.loaded.module.buffers(), subject.data.images]
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+_subjects: Openings[Subject] = Openings(_bytes_of, least=4, most=16, most_bytes=2 * 2**30)
 
 
 def uploads_folder(owner: str) -> Path:

@@ -124,6 +124,21 @@ def seen_plans(notes: Mapping[str, Any], subject: Subject) -> list[SeenPlan]:
     return found
 
 
+def plans_csv(plans: Mapping[str, tuple[Cost, Mapping[str, Any], str]]) -> str:
+    """Plans side by side as CSV, a line each. plans: by name its cost, what ``evaluate_plan`` found of it ({} = nothing
+    yet) and its repair. Accuracy in shares with its 95 % interval, times in ms with quartiles; what is not known is
+    empty."""
+    head = ["plan", "repair", "accuracy", "low", "high", "images", "latency_ms", "latency_low_ms", "latency_high_ms"]
+    lines: list[list[Any]] = [[*head, "dense_latency_ms", "macs", "params", "size_bytes"]]
+    for name, (cost, found, repair) in plans.items():
+        accuracy, latency = found.get("accuracy", {}), found.get("latency", {})
+        sure = [accuracy.get(field) for field in ("value", "low", "high", "images")]
+        times = [latency.get(field) for field in ("median_ms", "low_ms", "high_ms")]
+        dense = found.get("dense_latency", {}).get("median_ms")
+        lines.append([name, repair, *sure, *times, dense, cost.macs, cost.params, cost.size_bytes])
+    return write_csv(lines)
+
+
 def seen_csv(seen: Sequence[SeenPlan], front: Sequence[int], names: Mapping[str, str]) -> str:
     """Every measured plan as CSV. front: numbers of those on the Pareto front. names: what plans are called, by key."""
     lines: list[list[Any]] = [["plan", "how", "repair", "accuracy", "low", "high", "images", *COSTS, "on_front"]]

@@ -304,6 +304,11 @@ def estimate_losses(
     return LossEstimate(absolute, signed, scores.criterion, images)
 
 
+def columns_csv(columns: Mapping[str, Sequence[Any]]) -> str:
+    """A table as CSV: heads and their columns, all of one length."""
+    return write_csv([list(columns), *zip(*columns.values(), strict=True)])
+
+
 def write_csv(lines: Sequence[Sequence[Any]]) -> str:
     """Lines as CSV; None becomes an empty cell."""
     # A network's own layer names go to a spreadsheet: one that begins like a formula must stay text.

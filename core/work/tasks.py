@@ -35,6 +35,7 @@ Stop = Callable[[], bool]
 
 SCORE_IMAGES = 256  # calibration images a criterion sees, fewer where it would take too long
 LATENCY_REPEATS, LATENCY_SECONDS = 40, 8.0  # whichever comes first
+BATCH_MACS, MOST_BATCH = 6e9, 128  # of a plan's images: a quarter of a second or so, and a cancel is heard in between
 
 
 def score(
@@ -135,7 +136,7 @@ def evaluate_plan(
 
     Result and partial: {"accuracy", "latency", "dense_latency", "macs", "params", "size_bytes", "answers"}, each
     accuracy and latency as the fields of its record, "answers" the class given to every selection image; absent until
-    measured.
+    measured, and accuracy and answers for good where they would say nothing.
     """
     subject = open_subject(model, weights, data)
     chosen = Plan.from_json(plan)
@@ -155,9 +156,11 @@ def evaluate_plan(
             result["accuracy"] = asdict(partial)
         on_progress(start + (0.9 - start) * fraction, message, dict(result) if partial is not None else None)
 
-    answers = ask(pruned, subject.data.selection, on_progress=report, cancelled=cancelled)
-    result["accuracy"] = asdict(summarise(answers, subject.data.selection))
-    result["answers"] = answers.predicted.tolist()
+    if subject.meaningful:
+        told: dict[str, Any] = {"on_progress": report, "cancelled": cancelled}
+        answers = ask(pruned, subject.data.selection, batch_size=batch_of(cost.macs), **told)
+        result["accuracy"] = asdict(summarise(answers, subject.data.selection))
+        result["answers"] = answers.predicted.tolist()
     on_progress(0.9, "Measuring latency", dict(result))
     # Timed twice, a network would seem to differ from itself.
     networks = [subject.loaded.module, pruned] if chosen.kept else [pruned]
@@ -167,6 +170,12 @@ def evaluate_plan(
     note_timing(open_store(), job_key("latency_table", subject), subject.trace, chosen, times)
     result["dense_latency"], result["latency"] = asdict(times[0]), asdict(times[-1])
     return result
+
+
+def batch_of(macs: int) -> int:
+    """Images per batch of a network of so many MACs per image. A worker that does not hear a cancel is replaced, and
+    the new one imports for seconds: while somebody drags a large network, that would be after every drag."""
+    return max(1, min(MOST_BATCH, int(BATCH_MACS / max(1, macs))))
 
 
 def export(

@@ -33,10 +33,15 @@ PICTURE, PICTURES = "picture_format", {"png": "PNG", "svg": "SVG"}
 MANY_BARS = 160  # beyond it gaps between bars are only noise
 
 
+def picture_format() -> str:
+    """How this person takes pictures: "png" or "svg"."""
+    return str(session.choice(PICTURE, "png"))
+
+
 def config(filename: str) -> dict[str, Any]:
     """The chart's buttons: one, to save a picture called ``filename``: a PNG at twice the size or, where this person
     chose so, an SVG."""
-    kind = session.choice(PICTURE, "png")
+    kind = picture_format()
     picture = {"format": kind, "filename": filename, "scale": 2 if kind == "png" else 1}
     return {
         "displaylogo": False,

@@ -23,6 +23,7 @@ from core import (
     flip_pictures,
     flips_csv,
     pareto_front,
+    plans_csv,
     removed_counts,
     seen_csv,
     seen_plans,
@@ -143,6 +144,17 @@ def numbers_table(subject: Subject, entries: Sequence[Entry], drawn: Mapping[str
     )
     head = f"<thead><tr><td></td>{heads}</tr></thead>"
     st.html(f'<div class="ps-scroll"><table class="ps-compare">{head}<tbody>{body}</tbody></table></div>')
+    downloads.csv("Table as CSV", lambda: _numbers_csv(entries, meaningless), f"plans-{subject.loaded.name}")
+
+
+def _numbers_csv(entries: Sequence[Entry], meaningless: str) -> str:
+    """As shown: an accuracy that says nothing is left out."""
+    hidden = {"accuracy"} if meaningless else set()
+    plans = {}
+    for one in entries:
+        found = {name: value for name, value in one.found.items() if name not in hidden}
+        plans[one.name] = (one.cost, found, one.repair)
+    return plans_csv(plans)
 
 
 def _dot(look: Look) -> str:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import streamlit as st
 
-from core import GroupRow, Subject, draw_network, group_rows, picture_widths, widths_plan
+from core import GroupRow, Subject, columns_csv, draw_network, group_rows, picture_widths, widths_plan
 from core.keep.workspace import Workspace
-from pages.components import session, tables
+from pages.components import charts, downloads, session, tables
 from pages.components.network import network_map
 
 
@@ -27,10 +27,13 @@ def show_coupling(record: Workspace, subject: Subject) -> None:
         of=subject.key,
         title=f"Map of {subject.loaded.name}",
         selected=selected_group(record, subject),
+        picture_format=charts.picture_format(),
         on_pick=session.select_group,
     )
     with st.expander(f"The map as a table: {tables.plural(len(rows), 'group')}"):
-        st.dataframe(group_table(rows), hide_index=True, width="stretch")
+        table = group_table(rows)
+        st.dataframe(table, hide_index=True, width="stretch")
+        downloads.csv("Groups as CSV", lambda: columns_csv(table), f"groups-{subject.loaded.name}")
 
 
 def selected_group(record: Workspace, subject: Subject) -> str | None:

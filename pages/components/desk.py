@@ -17,6 +17,7 @@ from core import (
     Scores,
     Sensitivity,
     Subject,
+    collapsed,
     desk_figures,
     desk_rows,
     drag_terms,
@@ -187,6 +188,16 @@ def why_meaningless(subject: Subject) -> str:
     if subject.loaded.weights is None:
         return "Random weights: accuracy means nothing here."
     return "" if subject.real_images else "Random images: accuracy means nothing here."
+
+
+def state_of(desk: Desk) -> str:
+    """Changes whenever the bars, tools and tables of the page would be drawn differently, though nobody moved a bar."""
+    points = () if desk.curves is None else [point for all_ in desk.curves.points.values() for point in all_]
+    seen = (len(points), sum(point.images for point in points), desk.curves is not None and desk.curves.complete)
+    known = [name for name in ("scores", "curves", "latency", "proposal") if desk.knows(name)]
+    terms = None if desk.table is None else hash(desk.table.knots)
+    found = (bool(desk.measured) and not desk.pending_plan, collapsed(desk.measured, desk.dense))
+    return repr((desk.record.revision, seen, known, terms, found, desk.correction.scale, "accuracy" in desk.dense))
 
 
 # What the components draw

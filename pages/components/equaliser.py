@@ -9,17 +9,15 @@ only then the browser takes them over, never under a moving hand.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, TypedDict
 
 import streamlit as st
 
-from pages.components import session
+from pages.components import parts, session
 
-ASSETS = Path(__file__).parents[2] / "assets" / "equaliser"
-# Joined in this order into one module: a v2 component takes one text, and nothing is built.
 SCRIPTS = (
-    "model.js", "spread.js", "sync.js", "tip.js", "overview.js", "tools.js", "view.js", "input.js", "main.js",
+    "model.js", "spread.js", "sync.js", "tip.js", "overview.js", "picture.js", "tools.js", "view.js", "input.js",
+    "main.js",
 )  # fmt: skip
 
 Term = tuple[float, int, int]  # coef, row index or -1, row index or -1
@@ -75,8 +73,8 @@ class Edit(TypedDict):
 _mount = st.components.v2.component(
     "prunescope_equaliser",
     html='<div class="equaliser"></div>',
-    css=(ASSETS / "equaliser.css").read_text(encoding="utf-8"),
-    js="\n".join((ASSETS / name).read_text(encoding="utf-8") for name in SCRIPTS),
+    css=parts.style("equaliser"),
+    js=parts.script("equaliser", SCRIPTS),
 )
 
 
@@ -124,6 +122,7 @@ def equaliser(
     live: bool = False,
     height: int = 220,
     strip: bool = True,
+    picture: str = "png",
     on_edit: Callable[[Edit], None] | None = None,
     on_pick: Callable[[str], None] | None = None,
     on_command: Callable[[str], None] | None = None,
@@ -139,33 +138,29 @@ def equaliser(
     has been handled; None takes what this session's component last sent, right whenever ``on_edit`` handles it at
     once. ``snap``: widths move in multiples of it. ``live``: also send previews while dragging. ``height``: of the
     bars, in pixels. ``strip``: False hides the estimates; the browser announces them all the same (the event
-    ``prunescope-estimates`` on the window), for a headline that stands elsewhere.
+    ``prunescope-estimates`` on the window), for a headline that stands elsewhere. ``picture``: "png" or "svg", what
+    its button saves.
 
     Callbacks run before the script's body: ``on_edit(edit)``, ``on_pick(group_id)`` when a name is clicked,
-    ``on_command("undo" | "redo")`` for Ctrl+Z and Ctrl+Shift+Z, wherever the focus is.
+    ``on_command("undo" | "redo")`` for Ctrl+Z and Ctrl+Shift+Z, wherever the focus is. The event ``prunescope-redraw``
+    on the browser's window makes the fragment around it run, once no hand is on a bar.
     """
 
     sent = {name: (_heard(key, name) or {}).get("seq", 0) for name in ("edit", "command")}
     handled = max(sent["command"], sent["edit"] if ack is None else ack)
-    data = {
-        "rows": list(rows),
-        "rev": rev,
-        "ack": handled,
-        "selected": selected,
-        "dense_accuracy": dense_accuracy,
-        "chance": chance,
-        "loss_scale": loss_scale,
-        "cost": dict(cost or {}),
-        "snap": snap,
-        "live": live,
-        "height": height,
-        "strip": strip,
-    }
+    data = {"rows": list(rows), "rev": rev, "ack": handled, "selected": selected, "dense_accuracy": dense_accuracy}
+    data |= {"chance": chance, "loss_scale": loss_scale, "cost": dict(cost or {}), "snap": snap, "live": live}
+    data |= {"height": height, "strip": strip, "picture": {"format": picture}}
     result = _mount(
         key=key,
         data=data,
         on_edit_change=_forward(key, "edit", on_edit),
         on_pick_change=_forward(key, "pick", on_pick, "id"),
         on_command_change=_forward(key, "command", on_command, "name"),
+        on_redraw_change=_nothing,
     )
     return result.get("edit")
+
+
+def _nothing() -> None:
+    """The fragment around the bars runs; that is all that is asked for."""

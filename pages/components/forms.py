@@ -11,16 +11,16 @@ import streamlit as st
 
 from core import (
     CoreError,
+    Opening,
     Subject,
+    begin_opening,
     data_address,
     keep_images,
     keep_weights,
     list_data,
     list_families,
     list_models,
-    open_subject,
 )
-from core.keep import workspace as records
 from pages.components import network_file, session
 
 FAMILIES = {
@@ -57,10 +57,36 @@ class Request:
     model_path: str = ""
 
 
-def apply(request: Request) -> Subject | None:
-    """Open what the form asks for; only when all of it works does the workspace switch. Raises CoreError with a
-    sentence for the user; what was open before stays open. None: a network file that can only be looked at; the page
-    shows what is in it, and what was open stays open."""
+@dataclass(frozen=True)
+class Choice:
+    """What opens a network, its files kept. ``name``: of the person's own file, as it was called."""
+
+    model: str
+    weights: str
+    data: str
+    name: str
+
+    @property
+    def shown(self) -> str:
+        """The network, to be read."""
+        return self.name or Path(self.model).name
+
+    def begin(self, *, anew: bool = False) -> Opening[Subject]:
+        return begin_opening(self.model, self.weights, self.data, who=waiting(), anew=anew)
+
+    def in_words(self, sentence: str) -> str:
+        """``sentence`` with the file called as the person called it."""
+        return sentence.replace(Path(self.weights or self.model).name, self.name) if self.name else sentence
+
+
+def waiting() -> str:
+    """In whose name a network is opened from the form."""
+    return f"form-{session.owner()}"
+
+
+def prepare(request: Request) -> Choice | None:
+    """Check and keep what the form brings. Raises CoreError with a sentence for the user. None: a network file that can
+    only be looked at; the page shows what is in it."""
     model, weights, name = request.model, "", ""
     if request.model == network_file.FAMILY:
         if request.model_file is not None and request.model_path.strip():
@@ -71,13 +97,7 @@ def apply(request: Request) -> Subject | None:
         model = str(found.path)
     else:
         weights, name = _weights(request)
-    data = _data(request)
-    try:
-        subject = open_subject(model, weights, data)
-    except CoreError as error:
-        raise CoreError(str(error).replace(Path(weights or model).name, name) if name else str(error)) from error
-    session.update(lambda record: records.open_model(record, model, data, weights_path=weights, weights_name=name))
-    return subject
+    return Choice(model, weights, _data(request), name)
 
 
 def _weights(request: Request) -> tuple[str, str]:

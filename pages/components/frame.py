@@ -15,7 +15,7 @@ from core import CoreError, Subject, open_project, pack_project
 from core.keep import workspace as records
 from core.keep.workspace import Workspace
 from core.work.jobs import open_jobs
-from pages.components import charts, choices, classroom_rules, session, work
+from pages.components import charts, choices, classroom_rules, opening, session, work
 from pages.components.desk import cells, known_now
 from pages.components.headline import headline_strip
 from pages.components.standing import Standing, standing
@@ -85,7 +85,7 @@ def page(title: str, lead: str) -> Iterator[tuple[Workspace, Subject]]:
     """Open a page: title, one sentence, the workspace and its subject. What a CoreError says is shown as it stands."""
     guard()
     head(title, lead)
-    subject = opened(session.workspace())
+    subject = opening.opened(session.workspace())
     if subject is None:
         _way_out()
         st.stop()
@@ -120,16 +120,6 @@ def head(title: str, lead: str) -> None:
     done = session.take_done()
     if done:
         st.toast(done, icon=":material/check_circle:")
-
-
-def opened(record: Workspace) -> Subject | None:
-    """The subject, or None and what went wrong shown as it stands."""
-    try:
-        with st.spinner("Opening the network and its images ..."):
-            return work.subject(record)
-    except CoreError as error:
-        st.error(str(error), icon=":material/error:")
-        return None
 
 
 def link(title: str, label: str = "", *, icon: str | None = None, help: str | None = None) -> None:
@@ -171,11 +161,8 @@ def _settle() -> None:
 
 def _sidebar(here: str) -> None:
     record = session.workspace()
-    try:
-        with st.spinner("Opening the network and its images ..."):
-            subject = work.subject(record)
-    except CoreError:  # told on the page itself
-        subject = None
+    with st.spinner("Opening the network and its images ..."):
+        subject = opening.ready(record)
     _menu(here, standing(record, subject))
     st.divider()
     _loaded(record, subject)
@@ -199,7 +186,7 @@ def _menu(here: str, at: Standing) -> None:
 def _loaded(record: Workspace, subject: Subject | None) -> None:
     with st.container(key="loaded"):
         if subject is None:
-            st.caption("Nothing is open.")
+            st.caption("Nothing is open yet.")
             return
         st.markdown(f"**{subject.loaded.name}**")
         st.caption(f"{work.weights_text(record, subject)}  \n{subject.data.name}: {len(subject.data):,} images")

@@ -9,19 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import count
-from pathlib import Path
 from typing import TypedDict
 
 import streamlit as st
 
-ASSETS = Path(__file__).parents[2] / "assets" / "headline"
+from pages.components import parts
+
 _runs = count()
 
 _mount = st.components.v2.component(
     "prunescope_headline",
     html='<div class="headline" role="group" aria-label="Headline numbers of this plan"></div>',
-    css=(ASSETS / "headline.css").read_text(encoding="utf-8"),
-    js=(ASSETS / "headline.js").read_text(encoding="utf-8"),
+    css=parts.style("headline"),
+    js=parts.script("headline", ("headline.js",), shared=("make.js",)),
 )
 
 
@@ -45,11 +45,12 @@ class Cell(TypedDict, total=False):
     dense_value: float | None
 
 
-def headline_strip(cells: Sequence[Cell], *, key: str, pending: bool) -> None:
-    """Draw the strip. ``pending``: a number is being measured; the surrounding fragment runs again until it is not."""
-    st.html(ASSETS / "page.css")
+def headline_strip(cells: Sequence[Cell], *, key: str, pending: bool, redraw: str = "") -> None:
+    """Draw the strip. ``pending``: a number is being measured; the surrounding fragment runs again until it is not.
+    ``redraw``: a word that changes when the bars below shall be drawn anew, "" when they are as new as this."""
+    st.html(parts.ASSETS / "headline" / "page.css")
     # Streamlit calls the script only for data that changed, and every answer must be followed by the next question.
-    data = {"cells": list(cells), "pending": pending, "run": next(_runs)}
+    data = {"cells": list(cells), "pending": pending, "redraw": redraw, "run": next(_runs)}
     _mount(key=key, data=data, on_tick_change=_again)
 
 

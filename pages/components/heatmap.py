@@ -5,15 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import NotRequired, TypedDict
 
 import streamlit as st
 
 from core import UnitPlaces
-from pages.components import session
-
-ASSETS = Path(__file__).parents[2] / "assets" / "heatmap"
+from pages.components import parts, session
 
 
 class HeatmapRow(TypedDict):
@@ -40,8 +37,8 @@ class Pick(TypedDict):
 _mount = st.components.v2.component(
     "prunescope_heatmap",
     html='<div class="heatmap"></div>',
-    css=(ASSETS / "heatmap.css").read_text(encoding="utf-8"),
-    js=(ASSETS / "heatmap.js").read_text(encoding="utf-8"),
+    css=parts.style("heatmap"),
+    js=parts.script("heatmap", ("picture.js", "heatmap.js")),
 )
 
 
@@ -59,6 +56,7 @@ def heatmap(
     notes: str = "",
     follows: str = "",
     selected: Pick | None = None,
+    picture: str = "png",
     on_pick: Callable[[Pick], None] | None = None,
 ) -> Pick | None:
     """Draw the map; return the cell clicked in this run, None otherwise.
@@ -67,7 +65,8 @@ def heatmap(
     the reader says so; sorting within rows is the reader's choice too. ``unit`` stands behind every score.
     ``notes`` says what the rows' notes are. ``follows``: the key of the map beside this one; where that one is sorted,
     this one is too, by the rows' ``along``, unless the reader wants its own order.
-    ``on_pick(pick)`` runs before the script's body. ``selected`` gets a frame.
+    ``on_pick(pick)`` runs before the script's body. ``selected`` gets a frame. ``picture``: "png" or "svg",
+    what its button saves.
     """
 
     def picked() -> None:
@@ -94,5 +93,6 @@ def heatmap(
         "name": key,
         "follows": follows,
         "selected": selected,
+        "picture": {"format": picture},
     }
     return _mount(key=key, data=data, on_pick_change=picked).get("pick")

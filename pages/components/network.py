@@ -7,27 +7,24 @@ network; what a plan changes travels in a small message of its own.
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import streamlit as st
 
 from core import Picture, PictureWidths
-from pages.components import session
+from pages.components import parts, session
 
-ASSETS = Path(__file__).parents[2] / "assets" / "network"
-# Joined in this order into one module: a v2 component takes one text, and nothing is built.
-SCRIPTS = ("layout.js", "text.js", "draw.js", "mini.js", "tip.js", "input.js", "search.js", "main.js")
+SCRIPTS = ("layout.js", "text.js", "draw.js", "picture.js", "mini.js", "tip.js", "input.js", "search.js", "main.js")
 
 _map = st.components.v2.component(
     "prunescope_network",
     html='<div class="network"></div>',
-    css=(ASSETS / "network.css").read_text(encoding="utf-8"),
-    js="\n".join((ASSETS / name).read_text(encoding="utf-8") for name in SCRIPTS),
+    css=parts.style("network"),
+    js=parts.script("network", SCRIPTS),
 )
 _widths = st.components.v2.component(
     "prunescope_network_widths",
     html="<div></div>",
-    js=(ASSETS / "widths.js").read_text(encoding="utf-8"),
+    js=parts.script("network", ("widths.js",), shared=()),
 )
 
 
@@ -40,13 +37,14 @@ def network_map(
     title: str,
     selected: str | None = None,
     height: int = 440,
+    picture_format: str = "png",
     on_pick: Callable[[str], None] | None = None,
 ) -> str | None:
     """Draw the map; return the group clicked in this run, None otherwise.
 
     ``of`` names the network: the browser keeps picture, zoom and place while it stays the same. ``selected``: id of
-    the group with a frame; when it changes the map moves there. ``height``: in pixels. ``on_pick(group_id)`` runs
-    before the script's body, for locked groups too.
+    the group with a frame; when it changes the map moves there. ``height``: in pixels. ``picture_format``: "png" or
+    "svg", what its button saves. ``on_pick(group_id)`` runs before the script's body, for locked groups too.
     """
 
     def picked() -> None:
@@ -57,7 +55,13 @@ def network_map(
     with st.container(gap=None):
         result = _map(
             key=key,
-            data={"key": of, "title": title, "picture": picture.to_json(), "height": height},
+            data={
+                "key": of,
+                "title": title,
+                "picture": picture.to_json(),
+                "height": height,
+                "save": {"format": picture_format},
+            },
             on_pick_change=picked,
         )
         _widths(key=f"{key}_widths", data={"key": of, "widths": widths.to_json(), "selected": selected})

@@ -14,6 +14,7 @@ from PIL import Image
 from core import GAINED, LOST, Subject, sample_pictures
 from pages.components import tables
 
+SHARP_EDGE = 160  # at most, for screens with more than one dot per pixel
 SHOWN_EDGE = 96  # pixels sent per picture; small ones are enlarged without smoothing, so that pixels stay pixels
 
 
@@ -61,8 +62,9 @@ def _data_url(image: Image.Image) -> str:
     if max(image.size) < SHOWN_EDGE:
         times = -(-SHOWN_EDGE // max(image.size))
         image = image.resize((image.width * times, image.height * times), Image.Resampling.NEAREST)
-    else:
-        image.thumbnail((2 * SHOWN_EDGE, 2 * SHOWN_EDGE))
+    else:  # twenty of 224 pixels would be three megabytes at every visit of a page
+        image.thumbnail((SHARP_EDGE, SHARP_EDGE))
+        return _photo_url(image)
     file = io.BytesIO()
     image.save(file, format="PNG")
     return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"

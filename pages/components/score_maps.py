@@ -8,6 +8,7 @@ import streamlit as st
 
 from core import ChannelRow, CoreError, Scores, Subject, channel_rows, compare_criteria, unit_places, unscored_groups
 from core.keep.workspace import Workspace
+from pages.components import charts
 from pages.components.criterion import CRITERIA, scope_text
 from pages.components.heatmap import HeatmapRow, Pick, heatmap
 from pages.components.one_group import pick_cell, selected_cell
@@ -104,5 +105,6 @@ def _draw(
         notes=notes,
         follows=FIRST if beside is not None else "",
         selected=selected,
+        picture=charts.picture_format(),
         on_pick=pick_cell,
     )

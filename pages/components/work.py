@@ -19,10 +19,12 @@ from core import (
     AS_CUT,
     CoreError,
     LatencyTable,
+    Opening,
     Plan,
     Scores,
     Sensitivity,
     Subject,
+    begin_opening,
     desk_plan,
     device_table,
     find_result,
@@ -43,6 +45,7 @@ FIRST_CRITERION, WEIGHTS_CRITERION = "taylor", "weight-l2"
 NETWORKS, MAX_NETWORKS = "kept_networks", 24  # among the choices: by a plan's key, the network kept for it
 REPAIRS = {row.name: row for row in list_repairs()}
 POLL_S = 0.5
+PATIENCE_S = 1.0  # for a network to open before the page says what is happening
 EARLY = 0.05  # before this share is done the time left would be a guess
 PARSED_RESULTS = 24  # scores and scans kept as records, for everybody
 
@@ -67,6 +70,12 @@ class Work:
 def subject(record: Workspace) -> Subject:
     """What the workspace has open; the first demo in a new one. Raises CoreError with a sentence for the user."""
     return open_subject(record.model_source or FIRST_MODEL, record.weights_path, record.data_source)
+
+
+def opening(record: Workspace, *, anew: bool = False) -> Opening[Subject]:
+    """The same, begun in a thread: for pages, which wait ``PATIENCE_S`` and then say how far it is."""
+    asked = (record.model_source or FIRST_MODEL, record.weights_path, record.data_source)
+    return begin_opening(*asked, who=session.owner(), anew=anew)
 
 
 def weights_text(record: Workspace, about: Subject) -> str:

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from tests.browser.bars import Bars
+
 READ = """() => {
   const roots = [...document.querySelectorAll('*')].map((node) => node.shadowRoot).filter(Boolean);
   const cells = [document, ...roots].flatMap((root) => [...root.querySelectorAll('.headline .cell')]);
@@ -35,13 +37,12 @@ class Cell:
         return self.mark == "measured" and not self.busy
 
 
-class DeskPage:
-    """One tab. ``faults``: what went wrong in its scripts."""
+class DeskPage(Bars):
+    """The Tune page in one tab."""
 
     def __init__(self, page: Any, address: str) -> None:
-        self.page, self.address = page, address
-        self.faults: list[str] = []
-        page.on("pageerror", lambda error: self.faults.append(str(error)))
+        super().__init__(page)
+        self.address = address
 
     def open(self) -> None:
         """A newcomer's own work, at once on the Tune page."""
@@ -65,29 +66,6 @@ class DeskPage:
             assert time.monotonic() < limit, f"the headline stayed at {seen}"
             self.page.wait_for_timeout(15)
 
-    def bar(self, group: str) -> Any:
-        return self.page.locator(f".column[data-id='{group}'] .fader")
-
-    def kept(self, group: str) -> int:
-        return int(self.bar(group).get_attribute("aria-valuenow"))
-
     def all_kept(self) -> dict[str, int]:
         columns = self.page.locator(".equaliser .columns .column").all()
         return {str(one.get_attribute("data-id")): self.kept(str(one.get_attribute("data-id"))) for one in columns}
-
-    def grab(self, group: str, share: float) -> None:
-        """Press on the bar's cap and move it to ``share`` of its height, without letting go."""
-        self.bar(group).scroll_into_view_if_needed()
-        box = self.bar(group).bounding_box()
-        now = float(self.bar(group).evaluate("node => node.style.getPropertyValue('--kept')"))
-        x = box["x"] + box["width"] / 2
-        self.page.mouse.move(x, box["y"] + box["height"] * (1 - now))
-        self.page.mouse.down()
-        self.page.mouse.move(x, box["y"] + box["height"] * (1 - share), steps=5)
-
-    def drag(self, group: str, share: float) -> None:
-        self.grab(group, share)
-        self.page.mouse.up()
-
-    def focus_bar(self, group: str) -> None:
-        self.bar(group).focus()

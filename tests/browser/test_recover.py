@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
+from core import evaluate_model, load_data, load_exported
 from tests.browser.conftest import Server
 from tests.browser.desk_page import DeskPage
-from tests.browser.test_newcomer import in_a_new_process
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
 PATIENCE_MS = 300_000  # a busy machine may be slow; nothing here is a measurement
@@ -74,6 +74,7 @@ def test_the_rung_that_is_kept_is_the_network_that_is_exported(
     folder = next((tmp_path / "exported").rglob("model.safetensors")).parent
     recipe = json.loads((folder / "recipe.json").read_text(encoding="utf-8"))
     assert "least-squares" in recipe["plan"]["origin"] and recipe["measurements"]["repair"] == "least-squares"
-    assert f"{100 * in_a_new_process(folder)['selection']:.1f} %" == accuracy, "as the ladder said"
+    found = evaluate_model(load_exported(folder), load_data("digits").part("selection"))
+    assert f"{100 * found.value:.1f} %" == accuracy, "as the ladder said"
     assert desk.faults == []
     page.close()

@@ -12,6 +12,12 @@ from pages.components import ladder, work
 from tests.pages.stand_in import Jobs
 
 
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages wait for their network here, however busy the machine."""
+    monkeypatch.setattr(work, "PATIENCE_S", 60.0)
+
+
 @pytest.fixture
 def jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Jobs]:
     """A home folder of its own and no worker: see ``Jobs``."""

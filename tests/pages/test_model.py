@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,9 +16,10 @@ from PIL import Image
 from safetensors.torch import save_file
 from streamlit.testing.v1 import AppTest
 
-from core import CoreError, load_model
+from core import CoreError, load_data, load_model
+from core.keep import subject as subjects
 from core.keep.store import open_store
-from pages.components import forms
+from pages.components import forms, work
 
 PAGE = Path(__file__).parents[2] / "pages" / "1_Model.py"
 
@@ -139,7 +141,7 @@ def test_an_upload_beside_a_path_is_not_silently_preferred() -> None:
     images = forms.Request("demo/digits-vgg", data="npz", data_file=io.BytesIO(b"x"), data_name="a.npz", data_path="/b")
     for request, names in ((both, ("mine.pt", "/other.pt.")), (images, ("a.npz", "/b."))):
         with pytest.raises(CoreError, match="Expected one file") as caught:
-            forms.apply(request)
+            forms.prepare(request)
         assert all(name in str(caught.value) for name in names)
 
 
@@ -219,3 +221,38 @@ def test_a_network_that_cannot_be_opened_leaves_a_way_out(tmp_path: Path) -> Non
     press(app)
     assert not app.error
     assert "digits-vgg" in shown(app)
+
+
+def test_a_slow_network_says_what_is_happening_and_can_be_given_up(
+    app: AppTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was open stays in use meanwhile, and a cancel leaves it so."""
+    free = threading.Event()
+    monkeypatch.setattr(subjects, "load_data", lambda *_, **__: free.wait(60) and load_data("digits"))
+    monkeypatch.setattr(work, "PATIENCE_S", 0.05)
+    app.button_group(key="model-family").set_value("cifar")
+    app.run()
+    app.selectbox(key="model-cifar").set_value("cifar/resnet44")
+    app.radio(key="weights-cifar").set_value("Random")
+    press(app)
+    assert "**Opening resnet44**" in shown(app) and "digits-vgg" in shown(app)
+    next(button for button in app.button if button.label == "Cancel").click()
+    app.run()
+    assert "**Opening" not in shown(app) and "digits-vgg" in shown(app) and not app.error
+    free.set()
+
+
+def test_a_slow_network_opens_when_it_is_there(app: AppTest, monkeypatch: pytest.MonkeyPatch) -> None:
+    free = threading.Event()
+    monkeypatch.setattr(subjects, "load_data", lambda *args, **more: free.wait(60) and load_data(*args, **more))
+    monkeypatch.setattr(work, "PATIENCE_S", 0.05)
+    app.button_group(key="model-family").set_value("cifar")
+    app.run()
+    app.selectbox(key="model-cifar").set_value("cifar/resnet32")
+    app.radio(key="weights-cifar").set_value("Random")
+    press(app)
+    assert "**Opening resnet32**" in shown(app)
+    free.set()
+    monkeypatch.setattr(work, "PATIENCE_S", 60.0)
+    app.run()
+    assert "### ResNet-32 (CIFAR)" in shown(app) and "**Opening" not in shown(app)

@@ -2,7 +2,8 @@
 
 ``?n=60`` sets the number of groups, ``?part=heatmap`` shows the other component (``&notes=1``: with notes and
 members, ``&second=1``: with a second map beside it), ``?scanned=0`` leaves curves out,
-``?live=1`` sends previews while dragging, ``?snap=8`` snaps, ``?slow=0.4`` makes every run take that many seconds.
+``?live=1`` sends previews while dragging, ``?snap=8`` snaps, ``?slow=0.4`` makes every run take that many seconds,
+``?picture=svg`` saves pictures so.
 """
 
 from __future__ import annotations
@@ -88,6 +89,7 @@ def desk() -> None:
         chance=0.1,
         cost=cost_terms(rows),
         snap=int(query.get("snap", 1)),
+        picture=query.get("picture", "png"),
         live=query.get("live") == "1",
         on_edit=on_edit,
         on_pick=lambda picked: state.update(selected=picked),
@@ -121,7 +123,7 @@ def map_part() -> None:
         cell.update(note="0.50", members=[*made, packed, *(UnitPlaces(name, False, None) for name in ("next", "last"))])
     picked = heatmap(
         cells, key="map", notes=notes, title="Taylor importance", unit="loss change, squared",
-        selected=state.get("cell"), on_pick=lambda pick: state.update(cell=pick),
+        picture=query.get("picture", "png"), selected=state.get("cell"), on_pick=lambda pick: state.update(cell=pick),
     )  # fmt: skip
     if query.get("second"):
         others = []

@@ -9,9 +9,20 @@ import random
 import pytest
 import torch
 
-from core import CoreError, compare_answers, flip_pictures, flips_csv, open_subject, pareto_front, seen_csv, seen_plans
+from core import (
+    CoreError,
+    columns_csv,
+    compare_answers,
+    flip_pictures,
+    flips_csv,
+    open_subject,
+    pareto_front,
+    plans_csv,
+    seen_csv,
+    seen_plans,
+)
 from core.measure.cost import count_cost
-from core.records import ImageData, Plan
+from core.records import Cost, ImageData, Plan
 from core.show.comparison import GAINED, LOST, OTHER, classes_csv, note_of, widths_csv
 
 
@@ -69,5 +80,23 @@ def test_notes_come_back_for_their_own_network_only() -> None:
     assert (widths[0]["A"], widths[0]["B"]) == ("4", str(group.units))
 
 
+def test_plans_side_by_side_as_csv() -> None:
+    cost = Cost(1000, 20, 80, {}, {})
+    latency = {"median_ms": 2.5, "low_ms": 2.4, "high_ms": 2.9}
+    found = {
+        "accuracy": {"value": 0.9, "low": 0.8, "high": 0.95, "images": 360},
+        "latency": latency,
+        "dense_latency": {**latency, "median_ms": 5.0},
+    }
+    told = list(csv.DictReader(io.StringIO(plans_csv({"Half": (cost, found, "none"), "=New": (cost, {}, "none")}))))
+    assert [float(told[0][name]) for name in ("accuracy", "low", "high", "images")] == [0.9, 0.8, 0.95, 360]
+    assert [float(told[0][name]) for name in ("latency_ms", "latency_low_ms", "dense_latency_ms")] == [2.5, 2.4, 5.0]
+    assert [told[1][name] for name in ("plan", "accuracy", "latency_ms", "macs")] == ["'=New", "", "", "1000"]
+
+
 def test_a_class_without_images_is_an_empty_cell() -> None:
     assert classes_csv(["a", "b"], {"P": [0.5, float("nan")]}) == "class,P\na,0.5\nb,\n"
+
+
+def test_a_table_of_columns_as_csv() -> None:
+    assert columns_csv({"layer": ["a", "=b"], "units": [3, None]}) == "layer,units\na,3\n'=b,\n"
