@@ -30,11 +30,11 @@ def quick(patch: pytest.MonkeyPatch) -> None:
         patch.setattr(module, name, value)
 
 
-@lru_cache(maxsize=1)
-def quick_facts() -> dict[str, dict[str, Any]]:
+@lru_cache(maxsize=2)
+def quick_facts(model: str = MODEL) -> dict[str, dict[str, Any]]:
     with pytest.MonkeyPatch.context() as patch:
         quick(patch)
-        return {name: facts_of(name, open_subject(MODEL)) for name in FACTS}
+        return {name: facts_of(name, open_subject(model)) for name in FACTS}
 
 
 def facts_for(lesson: Lesson) -> dict[str, Any]:
