@@ -102,7 +102,7 @@ def shape_of(net: NetSpec) -> tuple[int, ...]:
 def build(net: NetSpec, seed: int = 0) -> nn.Module:
     """The network in eval mode, float64, every weight random."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         module = Net(net, torch.zeros(shape_of(net), dtype=torch.float64)).double()
         randomise(module, seed)
         module.train()

@@ -41,7 +41,7 @@ class ZooNet:
     def build(self, seed: int = 0) -> nn.Module:
         """In eval mode, every weight and statistic random."""
         with torch.random.fork_rng():
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)
             module = self.make()
         randomise(module, seed)
         return module.eval()

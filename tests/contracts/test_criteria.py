@@ -14,6 +14,7 @@ from core.measure.importance import list_criteria, score_channels
 from core.plan.ratios import plan_uniform
 from core.records import ImageData, Scores
 from core.trace import trace_channels
+from tests.traced import traced
 from tests.untouched import awkward, same, state_of
 from tests.zoo import NETS, ZOO, ZooNet, images, outputs
 
@@ -31,15 +32,14 @@ ON_SOME_NETS = pytest.mark.parametrize("net", SOME_NETS, ids=lambda net: net.nam
 
 def pictures(net: ZooNet, count: int = 12) -> ImageData:
     batch = images(net.shape, count, seed=5)
-    answers = outputs(net.build(), batch)[0]
+    answers = outputs(traced(net).module, batch)[0]
     labels = answers.flatten(1).argmax(1) if answers.dim() == 2 else torch.zeros(count, dtype=torch.int64)
     labels = labels.roll(1)  # some right, some wrong: losses and gradients are neither zero nor all alike
     return ImageData(batch, labels, tuple("abcdef"), "zoo", (0.0,) * net.shape[1], (1.0,) * net.shape[1])
 
 
 def scored(name: str, net: ZooNet, **options: Any) -> Scores:
-    trace = trace_channels(net.build(), net.example)
-    return score_channels(trace, pictures(net), name, **options)
+    return score_channels(traced(net), pictures(net), name, **options)
 
 
 def alike(a: Scores, b: Scores, tolerance: float = 0.0) -> bool:
@@ -51,7 +51,7 @@ def alike(a: Scores, b: Scores, tolerance: float = 0.0) -> bool:
 @EVERY_CRITERION
 @ON_SOME_NETS
 def test_one_finite_score_per_unit(name: str, net: ZooNet) -> None:
-    trace = trace_channels(net.build(), net.example)
+    trace = traced(net)
     scores = score_channels(trace, pictures(net), name)
     assert scores.criterion == name
     for group in trace.prunable:
@@ -67,9 +67,10 @@ def test_one_finite_score_per_unit(name: str, net: ZooNet) -> None:
 def test_the_same_seed_gives_the_same_scores(name: str, net: ZooNet) -> None:
     torch.manual_seed(1)
     first = scored(name, net, seed=3)
+    again = trace_channels(net.build(), net.example)
     torch.manual_seed(2)
     before = torch.random.get_rng_state()
-    assert alike(first, scored(name, net, seed=3))
+    assert alike(first, score_channels(again, pictures(net), name, seed=3))
     assert torch.equal(before, torch.random.get_rng_state()), "it draws from everybody's random numbers"
 
 
@@ -123,7 +124,7 @@ def test_every_net_is_scored_or_refused_in_words(name: str) -> None:
 @EVERY_CRITERION
 def test_images_are_asked_for_where_they_are_needed(name: str) -> None:
     net = ZOO["Plain"]
-    trace = trace_channels(net.build(), net.example)
+    trace = traced(net)
     empty = pictures(net).take(torch.zeros(0, dtype=torch.int64))
     if next(row for row in ROWS if row.name == name).value.needs_images:
         for data in (None, empty):
@@ -137,7 +138,7 @@ def test_images_are_asked_for_where_they_are_needed(name: str) -> None:
 @EVERY_CRITERION
 def test_progress_grows_to_one_and_options_are_checked(name: str) -> None:
     net = ZOO["ResidualProjection"]
-    trace = trace_channels(net.build(), net.example)
+    trace = traced(net)
     seen: list[float] = []
     score_channels(trace, pictures(net), name, on_progress=lambda fraction, *_: seen.append(fraction))
     assert seen == sorted(seen) and seen[-1] == 1.0 and min(seen) >= 0
@@ -154,7 +155,7 @@ def test_it_is_documented_and_cited(name: str) -> None:
 def test_an_unknown_criterion_lists_the_nearest() -> None:
     net = ZOO["Plain"]
     with pytest.raises(CoreError, match=r"'weight-l3'\. Nearest: weight-l"):
-        score_channels(trace_channels(net.build(), net.example), None, "weight-l3")
+        score_channels(traced(net), None, "weight-l3")
 
 
 @EVERY_CRITERION

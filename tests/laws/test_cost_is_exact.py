@@ -10,6 +10,7 @@ from core.apply.surgery import prune_model
 from core.measure.cost.counts import cost_terms, count_cost
 from core.records import Plan, Trace
 from core.trace import trace_channels
+from tests.traced import lent, traced
 from tests.zoo import NETS, ZooNet, random_plan
 
 EVERY_NET = pytest.mark.parametrize("net", NETS, ids=lambda net: net.name)
@@ -38,8 +39,7 @@ def check_built(module: nn.Module, trace: Trace, plan: Plan) -> None:
 
 @EVERY_NET
 def test_predicted_cost_is_counted_cost(net: ZooNet) -> None:
-    module = net.build()
-    trace = trace_channels(module, net.example)
+    module, trace = lent(net)
     for seed, removed in enumerate((0.25, 0.5, 0.75, 1.0)):
         check_built(module, trace, random_plan(trace, removed, seed))
 
@@ -47,8 +47,7 @@ def test_predicted_cost_is_counted_cost(net: ZooNet) -> None:
 @EVERY_NET
 def test_predicted_cost_of_gathers_is_counted_cost(net: ZooNet) -> None:
     """Alone, with their sources pruned too, and where nothing is left of what they chose."""
-    module = net.build()
-    trace = trace_channels(module, net.example)
+    module, trace = lent(net)
     if not trace.gathers:
         return
     choices = random_choices(trace, 0.5, 7)
@@ -61,8 +60,7 @@ def test_predicted_cost_of_gathers_is_counted_cost(net: ZooNet) -> None:
 @EVERY_NET
 def test_a_pruned_network_can_be_counted_on(net: ZooNet) -> None:
     """What gathers or lost heads already is pruned again, and the count is still exact."""
-    module = net.build()
-    trace = trace_channels(module, net.example)
+    module, trace = lent(net)
     plan = Plan({**random_plan(trace, 0.25, 1).kept, **random_choices(trace, 0.25, 2)})
     once = prune_model(module, trace, plan, verify=False)
     again = trace_channels(once, net.example)
@@ -72,7 +70,7 @@ def test_a_pruned_network_can_be_counted_on(net: ZooNet) -> None:
 @EVERY_NET
 @pytest.mark.parametrize("quantity", ["macs", "params"])
 def test_terms_evaluate_to_the_cost(net: ZooNet, quantity: str) -> None:
-    trace = trace_channels(net.build(), net.example)
+    trace = traced(net)
     terms = cost_terms(trace, quantity)
     for seed, removed in enumerate((0.0, 0.25, 0.5, 0.75)):
         plan = random_plan(trace, removed, seed)
@@ -84,7 +82,7 @@ def test_terms_evaluate_to_the_cost(net: ZooNet, quantity: str) -> None:
 @EVERY_NET
 def test_the_order_of_removal_does_not_matter(net: ZooNet) -> None:
     """Which units leave does not change the count, only how many, where all units are alike."""
-    trace = trace_channels(net.build(), net.example)
+    trace = traced(net)
     first = count_cost(trace, Plan({group.id: tuple(range(1, group.units)) for group in trace.prunable}))
     last = count_cost(trace, Plan({group.id: tuple(range(group.units - 1)) for group in trace.prunable}))
     assert first == last

@@ -30,6 +30,7 @@ from core.load.torchvision_guard import import_torchvision
 from core.measure.cost.counts import count_cost
 from core.records import Cost
 from core.trace import trace_channels
+from tests.traced import traced
 from tests.zoo import NETS, ZooNet, images, outputs, randomise
 
 with warnings.catch_warnings():
@@ -103,7 +104,7 @@ def assert_agreement(name: str, module: nn.Module, example: Tensor) -> None:
 def test_zoo(net: ZooNet) -> None:
     module = net.build()
     assert_agreement(net.name, module, net.example)
-    assert count_cost(trace_channels(module, net.example)).uncounted == dict(net.unknown)
+    assert count_cost(traced(net)).uncounted == dict(net.unknown)
 
 
 NETWORKS = [

@@ -14,6 +14,7 @@ from core.measure.cost.counts import count_cost
 from core.measure.cost.steps import sized_copy
 from core.records import Plan
 from core.trace import trace_channels
+from tests.traced import lent
 from tests.untouched import awkward, same, state_of
 from tests.zoo import NETS, ZOO, ZooNet, images, outputs, random_plan
 
@@ -23,8 +24,7 @@ TOLERANCE = 1e-4
 
 @EVERY_NET
 def test_keeping_all_is_identity(net: ZooNet) -> None:
-    module = net.build()
-    trace = trace_channels(module, net.example)
+    module, trace = lent(net)
     batch = images(net.shape, 4)
     everything = Plan({group.id: tuple(range(group.units)) for group in trace.groups})
     for plan in (Plan({}), everything):
@@ -37,8 +37,7 @@ def test_keeping_all_is_identity(net: ZooNet) -> None:
 @pytest.mark.parametrize("removed", [0.25, 0.5, 0.75])
 def test_pruned_is_masked(net: ZooNet, removed: float) -> None:
     for seed in range(2):
-        module = net.build(seed)
-        trace = trace_channels(module, net.example)
+        module, trace = lent(net, seed)
         batch = images(net.shape, 5, seed)
         dense = outputs(module, batch)
         plan = random_plan(trace, removed, seed)
@@ -52,8 +51,7 @@ def test_pruned_is_masked(net: ZooNet, removed: float) -> None:
 
 @EVERY_NET
 def test_every_group_alone_down_to_one_unit(net: ZooNet) -> None:
-    module = net.build()
-    trace = trace_channels(module, net.example)
+    module, trace = lent(net)
     batch = images(net.shape, 3)
     for group in trace.prunable:
         plan = Plan({group.id: (group.units - 1,)})
@@ -136,8 +134,7 @@ def test_the_group_at_fault_is_named() -> None:
 
 @EVERY_NET
 def test_pruned_nets_train_copy_and_prune_again(net: ZooNet) -> None:
-    module = net.build()
-    trace = trace_channels(module, net.example)
+    module, trace = lent(net)
     pruned = prune_model(module, trace, random_plan(trace, 0.25, 1))
     batch = images(net.shape, 6)
     expected = outputs(pruned, batch)
@@ -171,8 +168,7 @@ def test_other_weights_of_the_same_shapes_are_pruned_by_the_same_trace() -> None
 
 def test_a_locked_group_cannot_be_pruned() -> None:
     net = ZOO["RunningSum"]
-    module = net.build()
-    trace = trace_channels(module, net.example)
+    module, trace = lent(net)
     for build in (prune_model, mask_model):
         with pytest.raises(PlanError, match="conv1 cannot be pruned: cumsum runs across channels"):
             build(module, trace, Plan({"conv1": (0, 1)}))

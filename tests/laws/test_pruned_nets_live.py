@@ -15,24 +15,17 @@ from core.measure.cost.counts import count_cost
 from core.records import Group, Plan, Trace
 from core.trace import trace_channels
 from tests.live import CHEAP, Trial, as_the_original, export, gradients, told_sizes
+from tests.traced import lent, lent_halved, traced
 from tests.zoo import NETS, ZooNet, images, outputs, random_plan, randomise, settle
 
 EVERY_NET = pytest.mark.parametrize("net", NETS, ids=lambda net: net.name)
 TOLERANCE = 1e-4
 
 
-def cut(net: ZooNet, seed: int = 0) -> tuple[nn.Module, Trace, Plan, nn.Module]:
-    """A network, its trace, half of every group at random, and what is left."""
-    module = net.build(seed)
-    trace = trace_channels(module, net.example)
-    plan = random_plan(trace, 0.5, seed)
-    return module, trace, plan, prune_model(module, trace, plan)
-
-
 @EVERY_NET
 def test_it_is_the_users_own_class(net: ZooNet) -> None:
     """Same modules under the same names, each of its class or (with its own way to read its input) of one below it."""
-    module, _, _, pruned = cut(net)
+    module, _, _, pruned = lent_halved(net)
     assert type(pruned) is type(module)
     before, after = dict(module.named_modules()), dict(pruned.named_modules())
     assert before.keys() == after.keys()
@@ -43,7 +36,7 @@ def test_it_is_the_users_own_class(net: ZooNet) -> None:
 
 @EVERY_NET
 def test_its_attributes_tell_its_sizes(net: ZooNet) -> None:
-    module, _, _, pruned = cut(net)
+    module, _, _, pruned = lent_halved(net)
     assert told_sizes(module) == []
     assert told_sizes(pruned) == []
     for path, layer in module.named_modules():
@@ -59,7 +52,8 @@ def test_its_attributes_tell_its_sizes(net: ZooNet) -> None:
 @pytest.mark.parametrize("optimiser", [torch.optim.SGD, torch.optim.Adam], ids=["sgd", "adam"])
 def test_it_trains(net: ZooNet, optimiser: type[torch.optim.Optimizer]) -> None:
     """Every parameter that training reached before is reached still, in train mode, and moves."""
-    module, _, _, pruned = cut(net)
+    module, trace = net.build(), traced(net)
+    pruned = prune_model(module, trace, random_plan(trace, 0.5, 0))
     batch = images(net.shape, 6)
     reached_before, reached = gradients(module, batch), gradients(pruned, batch)
     assert reached == reached_before
@@ -77,20 +71,20 @@ def test_it_trains(net: ZooNet, optimiser: type[torch.optim.Optimizer]) -> None:
 @EVERY_NET
 @pytest.mark.parametrize("trial", CHEAP.values(), ids=CHEAP.keys())
 def test_it_does_what_the_original_did(net: ZooNet, trial: Trial) -> None:
-    module, _, _, pruned = cut(net)
+    module, _, _, pruned = lent_halved(net)
     as_the_original(trial, pruned, module, images(net.shape, 3))
 
 
 @EVERY_NET
 def test_it_exports_where_the_original_did(net: ZooNet) -> None:
-    module, _, _, pruned = cut(net)
+    module, _, _, pruned = lent_halved(net)
     as_the_original(export, pruned, module, images(net.shape, 2))
 
 
 @EVERY_NET
 def test_its_state_fits_a_second_prune_of_the_same_plan(net: ZooNet) -> None:
     """Other weights, the same trace and plan: a network that takes the first one's state and then computes the same."""
-    _, trace, plan, pruned = cut(net)
+    _, trace, plan, pruned = lent_halved(net)
     second, batch = prune_model(net.build(1), trace, plan), images(net.shape, 3)
     state = pruned.state_dict()
     assert {name: value.shape for name, value in state.items()} == {
@@ -122,7 +116,7 @@ def hold(module: nn.Module, trace: Trace, plan: Plan, batch: Tensor) -> nn.Modul
 
 @EVERY_NET
 def test_the_gathers_are_the_hand_worked_ones(net: ZooNet) -> None:
-    trace = trace_channels(net.build(), net.example)
+    trace = traced(net)
     ids = [group.id for group in trace.groups]
     assert list(ids) == [group.id for group in trace.coupled] + [group.id for group in trace.gathers]
     if net.gathers is not None:
@@ -138,12 +132,9 @@ def test_the_gathers_are_the_hand_worked_ones(net: ZooNet) -> None:
 @EVERY_NET
 def test_every_gather_alone(net: ZooNet) -> None:
     """One consumer reads a part of what others read whole: nothing but its own input changes."""
-    module = net.build()
-    trace, batch, dense = (
-        trace_channels(module, net.example),
-        images(net.shape, 4),
-        outputs(module, images(net.shape, 4)),
-    )
+    module, trace = lent(net)
+    batch = images(net.shape, 4)
+    dense = outputs(module, batch)
     change = 0.0
     for number, gather in enumerate(trace.gathers):
         for kept in (half_of(gather, number), (gather.units - 1,)):
@@ -163,8 +154,8 @@ def test_every_gather_alone(net: ZooNet) -> None:
 @EVERY_NET
 def test_all_gathers_beside_a_plan_for_the_trunk(net: ZooNet) -> None:
     """Consumers read what both their gather and the trunk's plan keep; where that is nothing, what the trunk keeps."""
-    module = net.build()
-    trace, batch = trace_channels(module, net.example), images(net.shape, 4)
+    module, trace = lent(net)
+    batch = images(net.shape, 4)
     gathers = {group.id: half_of(group, 7 + number) for number, group in enumerate(trace.gathers)}
     if not gathers:
         pytest.skip("nothing here is read twice or locked")
@@ -175,13 +166,13 @@ def test_all_gathers_beside_a_plan_for_the_trunk(net: ZooNet) -> None:
     for network in (pruned, small):
         for trial in CHEAP.values():
             as_the_original(trial, network, module, batch)
-    assert gradients(small, batch) == gradients(module, batch)
+    assert gradients(small, batch) == gradients(net.build(), batch)
 
 
 @EVERY_NET
 def test_gathers_without_a_common_channel_are_void(net: ZooNet) -> None:
-    module = net.build()
-    trace, batch = trace_channels(module, net.example), images(net.shape, 3)
+    module, trace = lent(net)
+    batch = images(net.shape, 3)
     for gather in trace.gathers:
         source = trace.group(gather.gather_of or "")
         if not source.prunable or gather.units != source.units:
@@ -194,8 +185,7 @@ def test_gathers_without_a_common_channel_are_void(net: ZooNet) -> None:
 
 @EVERY_NET
 def test_networks_with_gathers_export(net: ZooNet) -> None:
-    module = net.build()
-    trace = trace_channels(module, net.example)
+    module, trace = lent(net)
     if not trace.gathers:
         pytest.skip("nothing here is read twice or locked")
     plan = Plan({group.id: half_of(group, number) for number, group in enumerate(trace.gathers)})

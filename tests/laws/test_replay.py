@@ -10,6 +10,7 @@ from core.errors import TraceError
 from core.trace import trace_channels
 from core.trace.graph import record_tape
 from core.trace.replay import Replay
+from tests.traced import lent
 from tests.zoo import NETS, ZOO, ZooNet, images, outputs
 
 REPLAYABLE = pytest.mark.parametrize("net", [net for net in NETS if net.replays], ids=lambda net: net.name)
@@ -33,8 +34,8 @@ def test_replay_is_forward(net: ZooNet, batch: int) -> None:
 @REPLAYABLE
 def test_a_fork_finds_what_it_needs(net: ZooNet) -> None:
     """From any step on, a copy of what is alive there gives the same answer, again and again."""
-    module = net.build()
-    tape = trace_channels(module, net.example).tape
+    module, trace = lent(net)
+    tape = trace.tape
     replay = Replay(tape, module)
     whole = replay.logits(replay.run({tape.input: net.example}))
     env = {tape.input: net.example}
@@ -47,8 +48,8 @@ def test_a_fork_finds_what_it_needs(net: ZooNet) -> None:
 
 @REPLAYABLE
 def test_edits_stand_in_for_weights(net: ZooNet) -> None:
-    module, other = net.build(0), net.build(1)
-    tape = trace_channels(module, net.example).tape
+    module, trace = lent(net)
+    tape, other = trace.tape, net.build(1)
     edits = {**dict(other.named_parameters()), **dict(other.named_buffers())}
     replay = Replay(tape, module)
     found = replay.logits(replay.run({tape.input: net.example}, edits=edits))

@@ -16,6 +16,7 @@ from core.load.cifar_resnet import CifarResNet
 from core.measure.cost.counts import count_cost
 from core.records import ImageData, Plan, Trace
 from core.trace import trace_channels
+from tests.traced import lent
 from tests.untouched import same, state_of
 from tests.zoo import NETS, ZooNet, images, outputs, randomise, settle
 
@@ -94,8 +95,8 @@ def test_gathers_branches_and_every_chooser(chooser: str, solver: str | None) ->
 
 @pytest.mark.parametrize("net", [net for net in NETS if net.replays], ids=lambda net: net.name)
 def test_every_kind_of_network(net: ZooNet) -> None:
-    module = net.build()
-    trace, data = trace_channels(module, net.example), noise(net.shape, 16)
+    module, trace = lent(net)
+    data = noise(net.shape, 16)
     counts = halves(trace, gathers=False)
     if counts:
         found = choose_and_rebuild(module, trace, counts, data, "greedy", refit=True, rectify=1)

@@ -30,6 +30,7 @@ from core.measure.walk import first_tensor
 from core.records import ImageData, Plan, Trace, fingerprint_state
 from core.trace import trace_channels
 from core.trace.copies import named_state
+from tests.traced import lent, traced
 from tests.untouched import same, state_of
 from tests.zoo import NETS, ZOO, ZooNet, images, outputs, random_plan
 
@@ -70,8 +71,7 @@ def test_watched_scores_are_those_of_the_criterion(net: ZooNet) -> None:
 
 def compare_scores(net: ZooNet, form: str, criterion: str) -> None:
     """Against the replayed tape: another implementation, with its own gradients."""
-    module = net.build()
-    trace = trace_channels(module, net.example)
+    module, trace = net.build(), traced(net)  # its own: gradients are left in it
     if outputs(module, net.example)[0].dim() != 2:
         return
     data = pictures(net).calibration
@@ -133,8 +133,8 @@ def test_watching_changes_nothing() -> None:
 @EVERY_NET
 def test_the_law_and_the_way_back_to_the_original(net: ZooNet) -> None:
     """Every network: budget met, the plan rebuilds the shapes, pruned = masked with the trained weights put back."""
-    module = net.build()
-    before, trace = state_of(module), trace_channels(module, net.example)
+    module, trace = lent(net)
+    before = state_of(module)
     try:
         result = prune_iteratively(module, trace, pictures(net), {"maps": 0.6}, per_step=2, updates=2, **COURSE)
     except CoreError as error:
@@ -157,10 +157,7 @@ def test_the_law_and_the_way_back_to_the_original(net: ZooNet) -> None:
 
 
 def run(net: ZooNet, budget: object, **more: object) -> Iterated:
-    module = net.build()
-    return prune_iteratively(
-        module, trace_channels(module, net.example), pictures(net), budget, **{**COURSE, "updates": 3, **more}
-    )
+    return prune_iteratively(*lent(net), pictures(net), budget, **{**COURSE, "updates": 3, **more})
 
 
 def test_the_least_important_leave_in_order() -> None:
@@ -192,7 +189,7 @@ def test_the_least_important_leave_in_order() -> None:
 
 def test_a_high_price_of_work_takes_the_dearest_maps_first() -> None:
     net = ZOO["Plain"]
-    trace = trace_channels(net.build(), net.example)
+    trace = traced(net)
     dearest = max((g.id for g in trace.prunable), key=macs_per_unit(trace, Plan({})).__getitem__)
     result = run(net, {"macs": 0.9}, per_step=1, flops_lambda=1e6)
     assert {name for point in result.curve for name, _ in point.removed} == {dearest}
@@ -201,7 +198,7 @@ def test_a_high_price_of_work_takes_the_dearest_maps_first() -> None:
 @pytest.mark.parametrize("quantity", ["macs", "params", "maps"])
 def test_budgets_are_met_to_the_unit(quantity: str) -> None:
     net = ZOO["ResidualProjection"]
-    trace = trace_channels(net.build(), net.example)
+    trace = traced(net)
     result = run(net, {quantity: 0.5}, per_step=5)
     assert remaining(trace, result.plan, quantity) <= 0.5
     name, unit = result.curve[-1].removed[-1]
@@ -261,7 +258,7 @@ def test_a_cancel_keeps_the_last_complete_removal() -> None:
     assert isinstance(partial, Iterated) and len(partial.curve) == 3 and not partial.complete
     assert all(isinstance(point, IterationPoint) for point in told[-1][2]) and "maps left" in told[-1][1]
     assert [share for share, _, _ in told] == sorted(share for share, _, _ in told)
-    trace = trace_channels(net.build(), net.example)
+    trace = traced(net)
     shapes = {n: t.shape for n, t in prune_model(net.build(), trace, partial.plan).state_dict().items()}
     assert shapes == {n: t.shape for n, t in partial.module.state_dict().items()}
 

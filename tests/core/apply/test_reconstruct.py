@@ -17,6 +17,7 @@ from core.records import ImageData, Plan, Trace, fingerprint_state
 from core.trace import trace_channels
 from core.trace.graph import record_tape
 from core.trace.replay import Replay
+from tests.traced import lent
 from tests.zoo import NETS, ZooNet, random_plan
 
 
@@ -139,8 +140,7 @@ def test_batchnorm_statistics_are_exact(trained: nn.Module, trace: Trace, digits
 @pytest.mark.parametrize("net", [net for net in NETS if net.replays], ids=lambda net: net.name)
 @pytest.mark.parametrize("method", METHODS)
 def test_every_kind_of_network(net: ZooNet, method: str) -> None:
-    module = net.build()
-    trace = trace_channels(module, net.example)
+    module, trace = lent(net)
     plan = random_plan(trace, 0.5, seed=1)
     images = torch.randn(40, *net.shape[1:], generator=torch.Generator().manual_seed(5))
     data = ImageData(images, torch.zeros(40, dtype=torch.int64), ("a",), "noise", (0.0,), (1.0,))

@@ -29,6 +29,7 @@ from core.measure.importance import score_channels
 from core.records import ImageData, Plan, fingerprint_state
 from core.trace import trace_channels
 from core.trace.copies import named_state
+from tests.traced import lent, traced
 from tests.untouched import same, state_of
 from tests.zoo import NETS, ZOO, ZooNet, images, outputs
 
@@ -44,16 +45,15 @@ def pictures(net: ZooNet, count: int = 24) -> ImageData:
 
 
 def softened(net: ZooNet, rate: float = 0.5, **more: object) -> Softened:
-    module = net.build()
     course = {"epochs": 3, "lr": 0.1, "batch_size": 6, **more}
-    return train_softly(module, trace_channels(module, net.example), pictures(net), rate, **course)
+    return train_softly(*lent(net), pictures(net), rate, **course)
 
 
 @EVERY_NET
 def test_what_is_silent_can_leave_without_a_trace(net: ZooNet) -> None:
     """The law on every network of the zoo, with gathers and norms in it, after real training."""
-    module = net.build()
-    trace, before = trace_channels(module, net.example), state_of(module)
+    module, trace = lent(net)
+    before = state_of(module)
     try:
         result = train_softly(module, trace, pictures(net), 0.4, epochs=2, lr=0.05, batch_size=6, clip=1.0)
     except CoreError as error:
@@ -165,7 +165,7 @@ def test_one_seed_one_result_and_a_stopped_run_goes_on(tmp_path: Path) -> None:
         )
     partial = caught.value.partial
     assert isinstance(partial, Softened) and len(partial.log) == 2 and not partial.complete
-    trace = trace_channels(net.build(), net.example)
+    trace = traced(net)
     pruned, batch = prune_model(partial.module, trace, partial.plan), images(net.shape, 3)
     assert max_relative_error(outputs(pruned, batch), outputs(partial.module, batch)) < 1e-5
     resumed = softened(net, checkpoint=file, **course)

@@ -27,7 +27,7 @@ def zoo_subject(name: str, count: int = 10, seed: int = 0) -> tuple[nn.Module, I
 def network(kind: type[nn.Module], seed: int = 0) -> nn.Module:
     """Random weights, and batch norms that do something."""
     with torch.random.fork_rng():
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         module = kind()
         for layer in module.modules():
             if isinstance(layer, nn.BatchNorm2d):

@@ -15,21 +15,21 @@ from core.load.torchvision_guard import import_torchvision
 from core.measure.cost.counts import cost_terms, count_cost
 from core.records import Cost, LayerCost, Plan
 from core.trace import trace_channels
+from tests.traced import lent, traced
 from tests.zoo import NETS, ZOO, ZooNet, images
 
 
 def cost_of(name: str, **kept: tuple[int, ...]) -> Cost:
-    net = ZOO[name]
-    return count_cost(trace_channels(net.build(), net.example), Plan(kept) if kept else None)
+    return count_cost(traced(name), Plan(kept) if kept else None)
 
 
 @pytest.mark.parametrize("net", NETS, ids=lambda net: net.name)
 def test_dense_counts_are_the_hand_worked_ones(net: ZooNet) -> None:
-    module = net.build()
-    cost = count_cost(trace_channels(module, net.example))
+    module, trace = lent(net)
+    cost = count_cost(trace)
     assert (cost.macs, cost.params) == (net.macs, net.params)
     assert cost.params == sum(parameter.numel() for parameter in module.parameters())
-    assert cost == count_cost(trace_channels(module, net.example), Plan({}))
+    assert cost == count_cost(trace, Plan({}))
 
 
 def test_layers_of_the_plain_net() -> None:
@@ -201,7 +201,7 @@ def test_agrees_with_fvcore(net: ZooNet) -> None:
     analysis = pytest.importorskip("fvcore.nn").FlopCountAnalysis(net.build(), net.example)
     analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
     counted = Counter({name: analysis.by_operator()[name] for name in ("conv", "linear", "matmul", "einsum", "bmm")})
-    trace = trace_channels(net.build(), net.example)
+    trace = traced(net)
     if "aten::scaled_dot_product_attention" not in analysis.unsupported_ops():
         assert count_cost(trace).macs == sum(counted.values())
     else:
@@ -230,7 +230,7 @@ def test_an_unknown_unit_is_refused() -> None:
 def test_terms_of_the_plain_net_by_hand() -> None:
     """27.64 a + 9.16 a b + 20 b, with a and b the kept units of conv1 and conv2."""
     net = ZOO["Plain"]
-    trace = trace_channels(net.build(), net.example)
+    trace = traced(net)
     assert sorted(cost_terms(trace, "macs"), key=str) == sorted(
         [(1728.0, "conv1", None), (144.0, "conv1", "conv2"), (20.0, "conv2", None)], key=str
     )

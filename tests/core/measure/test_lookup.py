@@ -22,6 +22,7 @@ from core.records import Plan, Trace
 from core.trace import trace_channels
 from core.trace.graph import record_tape
 from core.trace.replay import needed_steps
+from tests.traced import lent, traced
 from tests.zoo import NETS, ZooNet
 
 
@@ -55,8 +56,7 @@ def every_third(trace: Trace) -> Plan:
 
 @pytest.mark.parametrize("net", NETS, ids=lambda net: net.name)
 def test_widths_are_those_of_the_pruned_network(net: ZooNet) -> None:
-    module = net.build()
-    trace = trace_channels(module, net.example)
+    module, trace = lent(net)
     plan = every_third(trace)
     if not plan.kept:
         return
@@ -162,7 +162,7 @@ def test_array_prices_equal_single_lookups(trace: Trace, table: LatencyTable) ->
 
 @pytest.mark.parametrize("net", NETS, ids=lambda net: net.name)
 def test_live_widths_in_one_product(net: ZooNet) -> None:
-    trace = trace_channels(net.build(), net.example)
+    trace = traced(net)
     model = step_model(trace, 1)
     places = [p for call in (*model.calls, *model.gathers) for p in (call.place_in, call.place_out, call.given) if p]
     live = LiveWidths(trace, places)

@@ -11,12 +11,12 @@ import torch
 from core.errors import PlanError
 from core.plan.ratios import kept_units, plan_counts, plan_fractions, plan_uniform
 from core.records import Group, Plan, Scores, Trace
-from core.trace import trace_channels
-from tests.zoo import NETS, ZOO, ZooNet
+from tests.traced import traced
+from tests.zoo import NETS, ZooNet
 
 
 def plain() -> Trace:
-    return trace_channels(ZOO["Plain"].build(), ZOO["Plain"].example)
+    return traced("Plain")
 
 
 def scored(trace: Trace, seed: int = 0) -> Scores:
@@ -58,7 +58,7 @@ def test_the_lowest_scores_leave_first_and_ties_keep_the_lower_index() -> None:
 @pytest.mark.parametrize("net", NETS, ids=lambda net: net.name)
 @pytest.mark.parametrize("removed", [0.0, 0.3, 0.5, 1.0])
 def test_uniform_plans(net: ZooNet, removed: float) -> None:
-    trace = trace_channels(net.build(), net.example)
+    trace = traced(net)
     scores = scored(trace)
     plan = plan_uniform(trace, scores, removed)
     assert plan == plan_fractions(trace, scores, {group.id: removed for group in trace.prunable})

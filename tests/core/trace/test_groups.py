@@ -7,16 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from core.errors import PlanError
-from core.records import Group, Trace
+from core.records import Group
 from core.trace import trace_channels
-from tests.zoo import NETS, ZOO, ZooNet, images, randomise
+from tests.traced import lent, traced
+from tests.zoo import NETS, ZooNet, images, randomise
 
 EVERY_NET = pytest.mark.parametrize("net", NETS, ids=lambda net: net.name)
-
-
-def traced(name: str) -> Trace:
-    net = ZOO[name]
-    return trace_channels(net.build(), net.example)
 
 
 def units_of(group: Group, tensor: str, dim: int) -> list[int]:
@@ -25,7 +21,7 @@ def units_of(group: Group, tensor: str, dim: int) -> list[int]:
 
 @EVERY_NET
 def test_groups_are_the_hand_worked_ones(net: ZooNet) -> None:
-    trace = trace_channels(net.build(), net.example)
+    trace = traced(net)
     assert {group.id: group.units for group in trace.prunable} == dict(net.groups)
     locked = {group.id: group.reason for group in trace.coupled if not group.prunable}
     assert set(locked) == set(net.locked)
@@ -38,8 +34,7 @@ def test_groups_are_the_hand_worked_ones(net: ZooNet) -> None:
 @EVERY_NET
 def test_members_fit_the_weights(net: ZooNet) -> None:
     """Every unit lives somewhere in each producer; no position belongs to two groups; shapes agree."""
-    module = net.build()
-    trace = trace_channels(module, net.example)
+    module, trace = lent(net)
     state = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     owner: dict[tuple[str, int], Tensor] = {}
     for group in trace.coupled:
@@ -57,8 +52,8 @@ def test_members_fit_the_weights(net: ZooNet) -> None:
 
 @EVERY_NET
 def test_the_batch_size_of_the_example_does_not_matter(net: ZooNet) -> None:
-    module = net.build()
-    one, many = trace_channels(module, net.example), trace_channels(module, images(net.shape, 7))
+    module, one = lent(net)
+    many = trace_channels(module, images(net.shape, 7))
     assert [(g.id, g.units, g.reason) for g in one.groups] == [(g.id, g.units, g.reason) for g in many.groups]
     assert many.example.shape[0] == 1
 
