@@ -15,7 +15,7 @@ from core import CoreError, Subject, open_project, pack_project
 from core.keep import workspace as records
 from core.keep.workspace import Workspace
 from core.work.jobs import open_jobs
-from pages.components import charts, choices, classroom_rules, opening, session, work
+from pages.components import charts, choices, classroom_rules, opening, page_guard, session, work
 from pages.components.desk import cells, known_now
 from pages.components.headline import headline_strip
 from pages.components.standing import Standing, standing
@@ -63,6 +63,7 @@ STAGE = {stage.title: stage for stage in STAGES}
 
 def run(overview: Callable[[], None]) -> None:
     """app.py's whole body: warm workers, declare the pages, draw the menu, run the page that was asked for."""
+    page_guard.install()
     session.set_temporary("framed", True)
     pages = _pages(overview)
     current = st.navigation(pages, position="hidden")
