@@ -156,13 +156,17 @@ class _Forked:
             for index in sorted(starts):
                 self._go_on(env, before, index, lanes)
                 before = index
-                for alike in self._alike(starts[index], env):
+                with lanes.alone():
+                    found = self._alike(starts[index], env)
+                for alike in found:
                     if alike.as_base:
                         unchanged += alike.forks
                         continue
                     if stop():
                         break
-                    for some, scores in lanes.put(alike.forks, self._ready(alike.forks[-1], env, fresh)):
+                    with lanes.alone():
+                        ready = self._ready(alike.forks[-1], env, fresh)
+                    for some, scores in lanes.put(alike.forks, ready):
                         for fork in some:
                             yield fork, scores
             self._go_on(env, before, len(program.steps), lanes)

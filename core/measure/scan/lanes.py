@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Generic, TypeVar
 
 import torch
@@ -23,22 +24,35 @@ class Lanes(Generic[What]):
     leaves no thread behind."""
 
     def __init__(self, count: int) -> None:
-        self.count = count
+        self.count, self._threads = count, count
         self._pool: ThreadPoolExecutor | None = None
         self._waiting: deque[tuple[What, Future[Tensor]]] = deque()
 
     def __enter__(self) -> Lanes[What]:
         if self.count > 1:
             self._pool = ThreadPoolExecutor(self.count, initializer=_alone)
-            before = torch.get_num_threads()
+            self._threads = torch.get_num_threads()
             for ready in [self._pool.submit(torch.get_num_threads) for _ in range(self.count)]:
                 ready.result()
-            torch.set_num_threads(before)  # what later threads start with is common to all
+            torch.set_num_threads(self._threads)  # what later threads start with is common to all
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """For work of the caller's own beside the runs: on one thread, because several would wait for each other in
+        busy loops, on cores that the runs need."""
+        if self._pool is None:
+            yield
+            return
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(self._threads)
 
     def put(self, what: What, run: Callable[[], Tensor]) -> Iterator[tuple[What, Tensor]]:
         """Begin ``run`` and give what is ready by now, in the order in which it was put."""

@@ -16,6 +16,7 @@ from core.measure.scan.tally import Answers, Tally
 from core.measure.scan_result import Sensitivity
 from core.measure.walk import batches, example_losses
 from core.records import CurvePoint, Group, ImageData, Plan, Trace, sorted_points
+from core.trace.modes import thread_count
 
 Progress = Callable[..., None]
 BETWEEN_PARTIALS = 0.5  # seconds
@@ -80,19 +81,23 @@ class Scan:
         if not self.macs:
             self.macs = self.engine.macs(images)
             self.before = self.done()
-        found: dict[Fork, Answers] = {}
+        found: dict[Fork, Tensor] = {}
         for fork, logits in self.engine.outputs(images, self.stopped, due):
             if not found:
-                example_losses(logits, labels, self.data)  # says what is wrong with outputs or labels
+                with thread_count(1):
+                    example_losses(logits, labels, self.data)  # says what is wrong with outputs or labels
             if fork is None:
-                start = Answers(logits[:count], labels[:count])
+                base = logits[:count]
             else:
-                found[fork] = Answers(logits[:count], labels[:count])
+                found[fork] = logits[:count]
                 self.inside += self.macs[fork] * count
                 self._tell(chosen)
-        for fork, answers in found.items():
-            self.tallies[fork] = self.tallies.get(fork, Tally()).plus(answers, start, position)
-        self.start = self.start.plus(start, start, position)
+        with thread_count(1):  # so little work that more threads would mostly wait for each other, in busy loops
+            start = Answers(base, labels[:count])
+            for fork, logits in found.items():
+                tally, answers = self.tallies.get(fork, Tally()), Answers(logits, labels[:count])
+                self.tallies[fork] = tally.plus(answers, start, position)
+            self.start = self.start.plus(start, start, position)
         self.inside = 0.0
 
     def _seen(self, fork: Fork) -> int:

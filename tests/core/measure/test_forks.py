@@ -135,11 +135,14 @@ def test_only_some_forks_and_a_stop() -> None:
 def test_side_by_side_gives_the_same_bits_and_leaves_no_thread(kind: type[nn.Module]) -> None:
     trace, batch = traced(kind)
     forks = [Fork(group, kept) for group, kept in choices(trace)]
-    found = []
+    found: list[dict[Fork | None, Tensor]] = []
     for count in (1, 3):
         before = threading.active_count()
         with threads(count):
-            found.append(dict(ForkEngine(trace, forks, narrow=True).outputs(batch, never)))
+            found.append({})
+            for fork, scores in ForkEngine(trace, forks, narrow=True).outputs(batch, never):
+                found[-1][fork] = scores
+                assert torch.get_num_threads() == count  # as the caller set it, whenever the caller has its turn
             assert torch.get_num_threads() == count and threading.active_count() == before
     assert found[0].keys() == found[1].keys()
     for fork, scores in found[0].items():
