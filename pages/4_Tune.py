@@ -78,9 +78,8 @@ def numbers(given: list[Desk]) -> None:
     try:
         desk = given.pop() if given else look()
         now = state_of(desk)
-        headline_strip(
-            cells(desk), key="headline", pending=desk.pending, redraw="" if session.temporary(DRAWN) == now else now
-        )
+        redraw = "" if session.temporary(DRAWN) == now else now
+        headline_strip(cells(desk), key="headline", pending=desk.pending, poll_ms=desk.poll_ms, redraw=redraw)
         tell_failures(desk)
         if desk.plan is not None and not desk.meaningless and not desk.pending_plan:
             repair = work.repair(desk.record, desk.plan)

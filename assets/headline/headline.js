@@ -132,7 +132,7 @@ export default function ({ data, parentElement, setTriggerValue }) {
   Object.assign(strip, { data, setTriggerValue });
   paint(strip);
   clearTimeout(strip.timer);
-  if (data.pending) plan(strip, POLL_MS);
+  if (data.pending) plan(strip, data.poll_ms || POLL_MS);
   // What else stands on the page is older than these numbers: whoever drew it shall draw it anew.
   if (data.redraw && data.redraw !== strip.asked) window.dispatchEvent(new CustomEvent("prunescope-redraw"));
   strip.asked = data.redraw;

@@ -8,6 +8,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from core.errors import CoreError
+
+
+class QueueFull(CoreError):  # noqa: N818 - a request to ask again, not a fault
+    """Too many jobs wait for this one to wait too."""
+
+
 ENDED = ("done", "failed", "cancelled")
 
 

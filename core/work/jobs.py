@@ -21,7 +21,7 @@ from core.keep.store import Store, StoreError, open_store
 from core.registry import unknown_name
 from core.work.executor import Executor, LocalProcesses, Worker
 from core.work.job_parts import Parts
-from core.work.job_queue import ENDED, FairQueue, JobStatus, Task, Ticket
+from core.work.job_queue import ENDED, FairQueue, JobStatus, QueueFull, Task, Ticket
 from core.work.worker import Verb, load_verbs
 
 log = logging.getLogger(__name__)
@@ -186,11 +186,11 @@ class JobManager:
         total = sum(len(waiting) for waiting in self._queues.values())
         own = sum(waiting.count(owner) for waiting in self._queues.values())
         if own >= self._max_queued_per_owner:
-            raise CoreError(
+            raise QueueFull(
                 f"You have {own} jobs waiting, the most one person may have. Cancel one or wait for one to end."
             )
         if total >= self._max_queued:
-            raise CoreError(
+            raise QueueFull(
                 f"{total} jobs are waiting on this server, the most it takes. Try again when some have ended."
             )
 

@@ -77,6 +77,13 @@ class Desk:
         return any(job.work.active for job in self.jobs.values())
 
     @property
+    def poll_ms(self) -> int:
+        """When to ask again: the further behind in line, the later. Thirty who wait would else keep the server busy
+        with telling them so."""
+        places = [job.work.job.position for job in self.jobs.values() if job.work.job is not None and job.work.active]
+        return round(1000 * work.POLL_S * (1 + min(places, default=0) / 4))
+
+    @property
     def pending_plan(self) -> bool:
         """Whether the plan itself is being measured: what is known of it is a part then."""
         return "plan" in self.jobs and self.jobs["plan"].work.active
@@ -107,7 +114,7 @@ class Jobs:
 
     def want(self, name: str, title: str, verb: str, *, slot: str | None = None, **arguments: Any) -> Any:
         """The newest there is, a part of it included; None when there is nothing yet."""
-        found = work.ensure(verb, self.subject, slot=slot, **arguments)
+        found = work.ensure_or_wait(verb, self.subject, slot=slot, **arguments)
         if found.job is not None:
             self.found[name] = Job(title, found, lambda: work.again(verb, self.subject, **arguments))
         return found.result

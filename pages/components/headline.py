@@ -45,12 +45,13 @@ class Cell(TypedDict, total=False):
     dense_value: float | None
 
 
-def headline_strip(cells: Sequence[Cell], *, key: str, pending: bool, redraw: str = "") -> None:
-    """Draw the strip. ``pending``: a number is being measured; the surrounding fragment runs again until it is not.
+def headline_strip(cells: Sequence[Cell], *, key: str, pending: bool, poll_ms: int = 500, redraw: str = "") -> None:
+    """Draw the strip. ``pending``: a number is being measured; the surrounding fragment runs again, ``poll_ms`` from
+    now, until it is not.
     ``redraw``: a word that changes when the bars below shall be drawn anew, "" when they are as new as this."""
     st.html(parts.ASSETS / "headline" / "page.css")
     # Streamlit calls the script only for data that changed, and every answer must be followed by the next question.
-    data = {"cells": list(cells), "pending": pending, "redraw": redraw, "run": next(_runs)}
+    data = {"cells": list(cells), "pending": pending, "poll_ms": poll_ms, "redraw": redraw, "run": next(_runs)}
     _mount(key=key, data=data, on_tick_change=_again)
 
 

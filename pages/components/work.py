@@ -37,7 +37,7 @@ from core import (
 )
 from core.keep.store import open_store
 from core.keep.workspace import Workspace
-from core.work.jobs import JobStatus, open_jobs
+from core.work.jobs import JobStatus, QueueFull, open_jobs
 from pages.components import session
 
 FIRST_MODEL = "demo/digits-vgg"
@@ -45,6 +45,7 @@ FIRST_CRITERION, WEIGHTS_CRITERION = "taylor", "weight-l2"
 NETWORKS, MAX_NETWORKS = "kept_networks", 24  # among the choices: by a plan's key, the network kept for it
 REPAIRS = {row.name: row for row in list_repairs()}
 POLL_S = 0.5
+CROWD = 32  # taken for the place in line where there is none
 PATIENCE_S = 1.0  # for a network to open before the page says what is happening
 EARLY = 0.05  # before this share is done the time left would be a guess
 PARSED_RESULTS = 24  # scores and scans kept as records, for everybody
@@ -251,6 +252,15 @@ def ensure(
         session.set_temporary(f"job-{key}", job_id)
     job = open_jobs().status(job_id)
     return Work(job.result if job.result is not None else job.partial, job)
+
+
+def ensure_or_wait(verb: str, about: Subject, *, slot: str | None = None, **arguments: Any) -> Work:
+    """As ``ensure``, for what a page asks for by itself: where too many jobs wait it is asked for again later."""
+    try:
+        return ensure(verb, about, slot=slot, **arguments)
+    except QueueFull:
+        crowd = "many people measure at this moment"
+        return Work(None, JobStatus("", session.owner(), verb, "queued", message=crowd, position=CROWD, slot=slot))
 
 
 def again(verb: str, about: Subject, **arguments: Any) -> None:

@@ -17,6 +17,7 @@ from streamlit.testing.v1 import AppTest
 from core import AS_CUT, Plan, Scores, count_cost, desk_plan, find_result, job_key, list_criteria, open_subject
 from core.keep.store import open_store
 from core.keep.workspace import Workspace, new_token
+from core.work.jobs import QueueFull
 from pages.components import moves, session, tables, work
 from tests.pages.stand_in import Jobs
 
@@ -275,3 +276,15 @@ def test_random_weights_and_images_are_said_to_mean_nothing_but_cost_works(jobs:
     edited(app, {group: 10})
     assert cells(app)["macs"]["change"].startswith("−"), "costs do not wait for scores"
     assert not app.error
+
+
+def test_a_full_queue_hides_nothing_and_is_asked_less_often(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> str:
+        raise QueueFull("32 jobs are waiting on this server, the most it takes.")
+
+    monkeypatch.setattr(jobs, "submit", full)
+    app = opened()
+    assert not app.error and len(sent(app, "equaliser")["rows"]) > 5
+    strip = sent(app, "headline")
+    assert strip["pending"] and strip["poll_ms"] > 2000
+    monkeypatch.undo()
