@@ -4,8 +4,8 @@ The naive way builds a pruned copy for every point and evaluates all images with
 surgery, unchecked; with Torch-Pruning where it is installed; and with masks, at full width. All do the same points on
 the same images in one run, and in turns: whenever the scan has come a little further, it waits for the next naive
 point, so that other work on the machine hits all alike. The values must be equal. The lower bound is the arithmetic of
-the partial re-runs at the rate at which this machine does the dense network's convolutions and products alone, taken in
-the same turns. Times are wall clock and, for machines that are shared, CPU time.
+the partial re-runs at the rate at which this machine does the dense network's convolutions and products alone, on one
+thread, taken in the same turns. Times are wall clock and, for machines that are shared, CPU time.
 
 `--ranking`: how well a scan that was stopped at 30 % of its work ranks the groups, as Spearman correlations with the
 whole scan: by what the page shows (how much of each group can go within a limit) and by the loss at each width.
@@ -43,6 +43,7 @@ from core.measure.sensitivity import Sensitivity, _batch_size, _chosen_groups, _
 from core.records import ImageData, Plan, Scores, Trace
 from core.show.curves import Limit, rank_groups
 from core.trace import trace_channels
+from core.trace.modes import thread_count
 from tests.bench.measure_report import kept
 from tests.bench.recorded import Recorded
 
@@ -250,10 +251,11 @@ class LowerBound:
 
     @torch.inference_mode()
     def sample(self) -> None:
-        began = time.process_time()
-        for op, args, named in self.calls:
-            op(*args, **named)
-        self.seconds.append(time.process_time() - began)
+        with thread_count(1):  # where processor time is least: threads inside of a call wait for each other
+            began = time.process_time()
+            for op, args, named in self.calls:
+                op(*args, **named)
+            self.seconds.append(time.process_time() - began)
 
     @property
     def rate(self) -> float:
