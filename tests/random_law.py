@@ -82,7 +82,7 @@ def hold_the_law(case: Case) -> Facts:
     trace: Trace = _must("trace", lambda: trace_channels(module, example))
     worst, changed = 0.0, 0
     everything = Plan({group.id: tuple(range(group.units)) for group in trace.groups})
-    whole = _must("keep all", lambda: prune_model(module, trace, everything))
+    whole = _must("keep all", lambda: prune_model(module, trace, everything, verify=False))
     if not all(torch.equal(a, b) for a, b in zip(outputs(whole, batch), dense, strict=True)):
         raise LawBroken("keep all", "keeping all units changed the answers")
     plans = [draw_plan(trace, case.removed, case.seed, gathers=False)]

@@ -36,7 +36,9 @@ def test_shapes_are_those_of_the_plan_and_the_input_is_untouched(method: str, ne
         assert len(str(error).split()) > 6
     else:
         shapes = {name: tensor.shape for name, tensor in rebuilt.state_dict().items()}
-        assert shapes == {name: t.shape for name, t in prune_model(module, trace, plan).state_dict().items()}
+        assert shapes == {
+            name: t.shape for name, t in prune_model(module, trace, plan, verify=False).state_dict().items()
+        }
         assert all(bool(torch.isfinite(tensor).all()) for tensor in rebuilt.state_dict().values())
         assert all(bool(torch.isfinite(answer).all()) for answer in outputs(rebuilt.eval(), data.images))
         assert count_cost(trace_channels(rebuilt, net.example)) == count_cost(trace, plan)

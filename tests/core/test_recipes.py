@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 
+from core import pipeline
 from core.apply import mask_model, prune_model
 from core.errors import Cancelled, CoreError, PlanError
-from core.load import load_data, load_model
+from core.load import load_data
 from core.measure.cost import build_latency_table, count_cost, predict_latency
-from core.pipeline import tell
 from core.recipes import LOOPS, RECIPES, Outcome, Recipe, Unfinished, job, loops, run_recipe
 from core.records import PARTS, ImageData, LoadedModel, Plan, fingerprint_state
 from core.trace import trace_channels
 from tests.ruled_times import steady
+from tests.trained import small_resnet
 from tests.zoo import ZOO, images, outputs
 
 NAMES = (
@@ -44,7 +46,7 @@ def _few_images(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def loaded() -> LoadedModel:
-    return load_model("demo/digits-resnet")
+    return small_resnet()
 
 
 @pytest.fixture(scope="module")
@@ -214,10 +216,13 @@ def test_an_unknown_recipe_budget_or_image_part_is_named(loaded: LoadedModel, da
         run_recipe("first-k", loaded, data, {"macs": 1e-5})
 
 
-def test_the_whole_story_ends_with_files_that_were_verified(tmp_path: Any) -> None:
-    story = tell("demo/digits-resnet", "digits", 0.8, tmp_path / "out", fractions=(0.5,), formats=["checkpoint"])
+def test_the_whole_story_ends_with_files_that_were_verified(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "load_data", partial(load_data, limit=300))
+    story = pipeline.tell(
+        "demo/digits-resnet", "digits", 0.8, tmp_path / "out", fractions=(0.5,), formats=["checkpoint"]
+    )
     dense, pruned = story.costs
     assert pruned.macs <= 0.8 * dense.macs
     assert story.verification.ok, story.verification.message
-    assert story.comparison.b.images == len(load_data("digits").report)
+    assert story.comparison.b.images == 60
     assert story.curves.complete

@@ -28,7 +28,7 @@ from torch.nn import functional as F
 
 from core.load.torchvision_guard import import_torchvision
 from core.measure.cost.counts import count_cost
-from core.records import Cost
+from core.records import Cost, Trace
 from core.trace import trace_channels
 from tests.traced import traced
 from tests.zoo import NETS, ZooNet, images, outputs, randomise
@@ -87,14 +87,14 @@ def by_kind(module: nn.Module, cost: Cost) -> dict[str, int]:
     return kinds
 
 
-def assert_agreement(name: str, module: nn.Module, example: Tensor) -> None:
-    theirs = fvcore_macs(module, example)
+def assert_agreement(name: str, trace: Trace, module: nn.Module) -> None:
+    theirs = fvcore_macs(module, trace.example)
     assert theirs.keys() <= KIND.keys() | NOT_OURS.keys(), "fvcore counts an operator that is not listed here"
     expected = {"conv": 0, "linear": 0, "product": 0}
     for operator, macs in theirs.items():
         if operator in KIND:
             expected[KIND[operator]] += macs
-    cost = count_cost(trace_channels(module, example))
+    cost = count_cost(trace)
     assert cost.macs == sum(expected.values())
     if name not in WEIGHT_COMPUTED:
         assert by_kind(module, cost) == expected
@@ -102,8 +102,7 @@ def assert_agreement(name: str, module: nn.Module, example: Tensor) -> None:
 
 @pytest.mark.parametrize("net", NETS, ids=lambda net: net.name)
 def test_zoo(net: ZooNet) -> None:
-    module = net.build()
-    assert_agreement(net.name, module, net.example)
+    assert_agreement(net.name, traced(net), net.build())
     assert count_cost(traced(net)).uncounted == dict(net.unknown)
 
 
@@ -117,7 +116,7 @@ NETWORKS = [
 @pytest.mark.parametrize(("name", "size"), NETWORKS, ids=[name for name, _ in NETWORKS])
 def test_torchvision(name: str, size: int) -> None:
     module = import_torchvision().models.get_model(name, weights=None, num_classes=10).eval()
-    assert_agreement(name, module, images((1, 3, size, size), 1))
+    assert_agreement(name, trace_channels(module, images((1, 3, size, size), 1)), module)
 
 
 class Around(nn.Module):

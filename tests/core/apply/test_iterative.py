@@ -143,7 +143,7 @@ def test_the_law_and_the_way_back_to_the_original(net: ZooNet) -> None:
     finally:
         assert same(before, state_of(module))
     assert remaining(trace, result.plan, "maps") <= 0.6 and result.complete
-    rebuilt = prune_model(module, trace, result.plan)
+    rebuilt = prune_model(module, trace, result.plan, verify=False)
     assert {n: t.shape for n, t in rebuilt.state_dict().items()} == {
         n: t.shape for n, t in result.module.state_dict().items()
     }
