@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,7 +36,7 @@ from core.work.tasks import Progress, Stop
 
 REPAIR_IMAGES, JUDGED_IMAGES = 128, 200
 REPAIR_MACS, TRAIN_MACS, MOST_TRAIN_MACS = 1e10, 2.5e10, 4e11
-SOLVE_WORK = 2e10  # for the equations of all layers that are rebuilt in a large network
+SOLVE_WORK = 2e10  # for solving for the layers that are rebuilt in a large network
 SHARES = (0.5, 0.625, 0.75)  # of all channels; the first that costs LEAST_FALL is taken
 LEAST_FALL = 0.05
 WEIGHTS = 48  # drawn
@@ -58,11 +59,12 @@ def least_squares(subject: Subject, on_progress: Progress | None, cancelled: Sto
     groups, where = _cut_groups(subject)
     plan, cut, share = _cut(subject, groups, judged, dense, on_progress, cancelled)
     levels = {"whole": dense, "cut": cut}
+    options: dict[str, Any] = {"refit": False, "rectify": 0} if is_large(subject) else {}  # each layer solved once
     fits = {}
     for at, method in enumerate(("batchnorm", "least-squares")):
         _tell(on_progress, 0.3 + 0.3 * at, f"Repairing: {method}")
         rebuilt, layers = reconstruct_layers(
-            module, trace, plan, few, method, images=len(few), cancelled=cancelled
+            module, trace, plan, few, method, images=len(few), cancelled=cancelled, **options
         )  # fmt: skip
         levels[method] = evaluate_model(rebuilt, judged, cancelled=cancelled)
         fits = {one.layer: one for one in layers}
@@ -96,10 +98,10 @@ def _cut_groups(subject: Subject) -> tuple[list[Group], str]:
 
 
 def _solving(trace: Trace, group: Group) -> float:
-    """Multiply-adds for the equations of the group's readers: the cube of their inputs, a third."""
+    """Multiply-adds for the moments and equations of the group's readers: their inputs' cube, a few times."""
     state = named_state(trace.module)
     inputs = [state[one.tensor].numel() / state[one.tensor].shape[0] for one in group.by_role("consumer")]
-    return sum(count**3 / 3 for count in inputs)
+    return sum(4 * count**3 for count in inputs)
 
 
 def _cut(

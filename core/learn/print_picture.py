@@ -12,7 +12,6 @@ from core.learn.scenes import SCENES, Scene, round_ticks
 
 Facts = Mapping[str, Any]
 WIDTH, LEFT, RIGHT, TOP, BOTTOM = 640, 54, 12, 22, 34
-MOMENTS = 3  # of a picture that moves
 FEW = 6  # curves that are named where they end; of more, every one is thin
 DASHES = ("", "7 4", "2 3")
 INK, SOFT, PALE = "#000", "#666", "#bbb"
@@ -38,8 +37,9 @@ def _scene(scene: Scene) -> str:
     if scene["kind"] == "lines":
         return _lines(scene) + _caption(scene, scene["start"])
     last = len(scene["told"]) - 1
-    moments = sorted({0, last // 2, last}) if scene["kind"] != "cells" else range(last + 1)
-    drawn = "".join(PANELS[scene["kind"]](scene, at) + _caption(scene, at) for at in moments)
+    moments = range(last + 1) if scene["kind"] == "cells" else sorted({0, last // 2, last})
+    told = (PANELS[scene["kind"]](scene, at) + _caption(scene, at) for at in scene.get("moments", moments))
+    drawn = "".join(told)
     return drawn + _key(scene)
 
 

@@ -2,7 +2,8 @@
 tells of it.
 
 A row of SCENES turns a lesson's facts into what a browser draws (assets/lesson/player.js) or a hand-out prints
-(core/learn/print_picture.py); nothing is computed there.
+(core/learn/print_picture.py: the steps named in "moments", else the first, the middle and the last). Nothing is
+computed there.
 """
 
 from __future__ import annotations
@@ -78,6 +79,7 @@ def pivots(facts: Facts) -> Scene:
     return {
         "kind": "bars", "alt": "What is left of each channel's column.", "label": "Channels taken", "start": 0,
         "items": [str(unit) for unit in drawn], "frames": frames, "low": 0, "high": 1, "ticks": [0, 0.5, 1],
+        "moments": sorted({0, 1, min(facts["needed"], len(frames) - 1)}),
         "xlabel": "channel, the longest column first", "ylabel": "length left",
         "steps": [f"{step} of {facts['units']}" for step in range(len(frames))], "told": told,
         "key": [{"tone": "", "text": "left"}, {"tone": "taken", "text": "taken now"}],
@@ -94,6 +96,7 @@ def weights(facts: Facts) -> Scene:
         "items": [str(at) for at in range(len(old))], "frames": [{"values": row, "tones": None} for row in rows],
         "low": min(low, 0.0), "high": max(high, 0.0), "ticks": round_ticks(low, high), "xlabel": "weight, in its order",
         "ylabel": "value", "steps": [f"{share:.1f}" for share in way],
+        "moments": [0, way.index(1.0), len(way) - 1],
         "told": [
             f"{_stage(share)} Error of {facts['reader']}: {error:.2%} of the variance of its outputs."
             for share, error in zip(way, facts["errors"], strict=True)
@@ -195,6 +198,7 @@ def classes(facts: Facts) -> Scene:
             for row in facts["by_class"]
         ],
         "line": [100 * value for value in facts["overall"]], "low": 0, "high": 100, "ticks": [0, 25, 50, 75, 100],
+        "moments": sorted({0, facts["chosen"], len(facts["shares"]) - 1}),
         "xlabel": "class", "ylabel": "accuracy, %", "steps": [f"{share:.0%}" for share in facts["shares"]],
         "told": [
             f"Step {step}: {share:.0%} of every group gone. Average {overall:.1%}; class {worst}: "

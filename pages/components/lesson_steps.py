@@ -76,7 +76,8 @@ def _ask(lesson: Lesson, number: int, step: LessonStep, at: Progress, facts: Fac
         words = "Lock in my prediction" if step.kind == "predict" else "Check"
         st.button(words, key=f"lock-{key}", on_click=_answer, args=(lesson.name, number, key))
     if locked:
-        st.caption(":material/lock: Locked in.")
+        said = filled(options[given], facts) if options else f"{given:g} {step.unit}"
+        st.markdown(f":material/lock: Locked in. You said: **{said}**")
     elif passed:
         st.success(filled(step.right, facts), icon=":material/check:")
     elif given is not None:

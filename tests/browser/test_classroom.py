@@ -28,7 +28,8 @@ def test_a_teacher_and_two_learners_share_a_board(app: Any, tabs: Callable[..., 
     assert len(set(shown)) == 2, "each learner has work of their own"
     assert learners[0].get_by_test_id("stSidebar").get_by_role("link", name="Export").count() == 0
     for page, share in zip(learners, (0.4, 0.7), strict=True):
-        hand_in(page, share)
+        choose_a_plan(page, share)
+    hand_in(learners)  # side by side, as in a class
     for page in (teacher, *learners):
         page.get_by_text("2 learners, 2 plans handed in").wait_for(timeout=30_000)
 
@@ -68,8 +69,8 @@ def take_part(page: Any, link: str, name: str) -> str:
     return str(page.url.partition("w=")[2])
 
 
-def hand_in(page: Any, share: float) -> None:
-    """Drag a bar on the page Tune, where the criterion cannot be chosen; come back and hand the plan in."""
+def choose_a_plan(page: Any, share: float) -> None:
+    """Drag a bar on the page Tune, where the criterion cannot be chosen; then back to the class."""
     page.get_by_test_id("stSidebar").get_by_role("link", name="Tune").click()
     desk = DeskPage(page, "")
     desk.wait_for_bars()
@@ -80,13 +81,23 @@ def hand_in(page: Any, share: float) -> None:
     desk.drag("features.10", share)
     desk.wait_until(lambda seen: seen["macs"].mark == "exact")
     page.get_by_test_id("stSidebar").get_by_role("link", name="Learn").click()
-    ready = page.get_by_role("button", name=re.compile("Hand in this plan|Measure this plan"))
-    done = page.get_by_role("button", name="On the board")
-    limit = time.monotonic() + 120
-    while not done.count():  # the plan or the whole network may still be missing: then it is measured first
+
+
+def hand_in(pages: list[Any]) -> None:
+    """Press what the class card offers until every plan is on the board. A plan or the whole network may still be
+    missing: then it is measured first."""
+    limit, waiting = time.monotonic() + 240, list(pages)
+    while waiting:
+        page = waiting[0]
+        ready = page.get_by_role("button", name=re.compile("Hand in this plan|Measure this plan"))
+        if page.get_by_role("button", name="On the board").count():
+            waiting.pop(0)
+            continue
         assert time.monotonic() < limit, page.get_by_test_id("stMain").inner_text()[-800:]
-        if ready.count() and ready.is_enabled():
-            with contextlib.suppress(Exception):  # it was drawn anew under the pointer
+        with contextlib.suppress(Exception):  # it was drawn anew under the pointer
+            if ready.count() and ready.is_enabled(timeout=1000):
                 ready.click(timeout=3000)
-        page.wait_for_timeout(300)
-    page.get_by_text(re.compile(r"learners?, [12] plans? handed in")).wait_for(timeout=30_000)
+        waiting.append(waiting.pop(0))
+        page.wait_for_timeout(100)
+    for page in pages:
+        page.get_by_text(re.compile(r"learners?, [12] plans? handed in")).wait_for(timeout=30_000)

@@ -37,6 +37,7 @@ from core.keep.workspace import Workspace, new_token
 from pages.components.work import FIRST_CRITERION, FIRST_MODEL
 from tests.browser.conftest import Server
 from tests.browser.desk_page import DeskPage
+from tests.browser.test_stories import go
 from tests.core.learn.lesson_facts import quick_facts
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
@@ -251,7 +252,7 @@ def test_the_challenge_is_failed_and_passed_on_the_real_desk(learner: Learner) -
     tune.wait_for_bars()
     tune.wait_until(lambda seen: seen["macs"].mark == "exact" and seen["macs"].change.startswith("−"))
     removed = {name: subject.trace.group(name).units - kept for name, kept in tune.all_kept().items()}
-    page.get_by_test_id("stSidebar").get_by_role("link", name="Learn").click()
+    go(tune, "Learn")
     numbers.wait_for()
     scores = Scores.from_dict(find_result(Store(learner.home / FILE_NAME), "score", subject, criterion=FIRST_CRITERION))
     plan = desk_plan(subject.trace, scores, removed)
