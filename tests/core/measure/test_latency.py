@@ -157,4 +157,4 @@ def test_large_buffers_cost_no_page_faults_while_something_is_timed() -> None:
 
     with memory.keeping_memory():
         faults()
-        assert faults() < 1000, "24 buffers of 4 MB are 24,000 pages"
+        assert faults() < 2400, "24 buffers of 4 MB are 24,000 pages: a tenth, for what else the machine does"
