@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from typing import Any
 
@@ -30,9 +31,15 @@ SOME_NETS = [
 ON_SOME_NETS = pytest.mark.parametrize("net", SOME_NETS, ids=lambda net: net.name)
 
 
-def pictures(net: ZooNet, count: int = 12) -> ImageData:
+def pictures(net: ZooNet) -> ImageData:
+    return _pictures(net.name)
+
+
+@functools.cache
+def _pictures(name: str) -> ImageData:
+    net, count = ZOO[name], 12
     batch = images(net.shape, count, seed=5)
-    answers = outputs(traced(net).module, batch)[0]
+    answers = outputs(net.build(), batch)[0]
     labels = answers.flatten(1).argmax(1) if answers.dim() == 2 else torch.zeros(count, dtype=torch.int64)
     labels = labels.roll(1)  # some right, some wrong: losses and gradients are neither zero nor all alike
     return ImageData(batch, labels, tuple("abcdef"), "zoo", (0.0,) * net.shape[1], (1.0,) * net.shape[1])

@@ -237,7 +237,7 @@ def test_terms_agree_with_the_table(trace: Trace, table: LatencyTable) -> None:
 
 
 def test_another_batch_and_a_foreign_table(trace: Trace, table: LatencyTable) -> None:
-    two = build_latency_table(trace, batch=2, threads=1, points=2, repeats=3)
+    two = build_latency_table(trace, batch=2, threads=1, points=2, repeats=1)
     assert two.batch == 2 and predict_latency(trace, None, two).batch == 2
     other = trace_channels(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), torch.randn(1, 3, 8, 8))
     with pytest.raises(MeasureError, match="another network"):
@@ -246,7 +246,7 @@ def test_another_batch_and_a_foreign_table(trace: Trace, table: LatencyTable) ->
 
 def test_progress_and_cancel(trace: Trace) -> None:
     seen: list[float] = []
-    build_latency_table(trace, points=2, repeats=2, on_progress=lambda f, m, *_: seen.append(f))
+    build_latency_table(trace, points=2, repeats=1, on_progress=lambda f, m, *_: seen.append(f))
     assert seen == sorted(seen) and seen[-1] == 1.0
     calls = iter(range(10_000))
     threads = torch.get_num_threads()
