@@ -25,13 +25,12 @@ from pages.components import charts, choices, classroom_rules, downloads, frame,
 from pages.components.desk import (
     Desk,
     cells,
-    curve_figure,
     equaliser_rows,
     equaliser_terms,
     gather,
-    plan_figure,
     state_of,
 )
+from pages.components.desk_charts import curve_figure, plan_figure
 from pages.components.equaliser import equaliser
 from pages.components.headline import headline_strip
 
@@ -291,7 +290,8 @@ def curve(desk: Desk) -> None:
             selection_mode="points",
         )
     elif group_id in desk.curves.points:
-        st.plotly_chart(curve_figure(desk, group_id), key="tune-curve", config=charts.config("curve"))
+        with curve_figure(desk, group_id) as figure:
+            st.plotly_chart(figure, key="tune-curve", config=charts.config("curve"))
 
 
 def pick_curve() -> None:

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-from core.config import home_folder
+from core.config import HOME_VARIABLE, home_folder
 from core.errors import CoreError
 
 T = TypeVar("T")
@@ -31,6 +31,8 @@ MAX_RESULT_BYTES = 256 * 2**20
 MAX_WORKSPACE_BYTES = 8 * 2**20
 MAX_WORKSPACES = 10_000
 BUSY_S = 10.0
+FRESH_S, FRESH_KEPT = 0.25, 4096  # what this process looked up a moment ago; what it wrote itself it knows at once
+WORKSPACE = "workspace"  # among what was looked up: a token's revision
 DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 TABLES = """
 CREATE TABLE IF NOT EXISTS results (
@@ -77,6 +79,7 @@ class Store:
         self.max_result_bytes = max_result_bytes
         self.notice: str | None = None
         self._lock = threading.Lock()
+        self._fresh: dict[tuple[str, str], tuple[float, int]] = {}
         self._connection: sqlite3.Connection | None = None
         self._run(lambda connection: None)
 
@@ -99,13 +102,23 @@ class Store:
             )
             return True
 
-        return self._run(write, writes=True)
+        self._forget(kind, key)
+        try:
+            return self._run(write, writes=True)
+        finally:
+            self._forget(kind, key)
 
     def result(self, kind: str, key: str) -> Any:
-        """The value kept under ``kind`` and ``key``, or None."""
+        """The value kept under ``kind`` and ``key``, or None. That another process has put one there may be noticed
+        ``FRESH_S`` late."""
+        if self._just_seen(kind, key) is not None:
+            return None
         query = "SELECT value FROM results WHERE kind = ? AND key = ?"
-        row = self._run(lambda connection: connection.execute(query, (kind, key)).fetchone())
-        return None if row is None else self._unpack(row[0])
+        row = self._run(lambda connection: connection.execute(query, (kind, key)).fetchone(), single=True)
+        if row is None:
+            self._note(kind, key, 0)
+            return None
+        return self._unpack(row[0])
 
     def drop_result(self, kind: str, key: str) -> None:
         """Forget one value; nothing happens when there is none."""
@@ -143,7 +156,10 @@ class Store:
                 )
             return revision + 1
 
-        return self._run(write, writes=True)
+        self._forget(WORKSPACE, token)
+        saved = self._run(write, writes=True)
+        self._note(WORKSPACE, token, saved)
+        return saved
 
     def workspace(self, token: str) -> tuple[dict[str, Any], int] | None:
         """State and revision saved under ``token``, or None."""
@@ -152,10 +168,30 @@ class Store:
         return None if row is None else (self._unpack(row[0]), row[1])
 
     def revision(self, token: str) -> int:
-        """The stored revision of a workspace, 0 when there is none. Far cheaper than reading it."""
+        """The stored revision of a workspace, 0 when there is none. Far cheaper than reading it. What another process
+        saved may be noticed ``FRESH_S`` late; saving on top of it is refused all the same."""
+        seen = self._just_seen(WORKSPACE, token)
+        if seen is not None:
+            return seen
         query = "SELECT revision FROM workspaces WHERE token = ?"
-        row = self._run(lambda connection: connection.execute(query, (token,)).fetchone())
-        return 0 if row is None else row[0]
+        row = self._run(lambda connection: connection.execute(query, (token,)).fetchone(), single=True)
+        found = 0 if row is None else int(row[0])
+        self._note(WORKSPACE, token, found)
+        return found
+
+    # A page asks for the same things again and again within one run, and thirty pages at once wait for one connection.
+
+    def _just_seen(self, kind: str, key: str) -> int | None:
+        seen = self._fresh.get((kind, key))
+        return seen[1] if seen is not None and time.monotonic() - seen[0] < FRESH_S else None
+
+    def _note(self, kind: str, key: str, what: int) -> None:
+        if len(self._fresh) >= FRESH_KEPT:
+            self._fresh = {}
+        self._fresh[kind, key] = (time.monotonic(), what)
+
+    def _forget(self, kind: str, key: str) -> None:
+        self._fresh.pop((kind, key), None)
 
     def transact(self, action: Callable[[sqlite3.Connection], T], *, writes: bool = False) -> T:
         """``action`` on the open file as one transaction, all or nothing; for tables with a module of their own.
@@ -170,6 +206,7 @@ class Store:
             self._disconnect()
 
     def _disconnect(self) -> None:
+        self._fresh = {}
         if self._connection is not None:
             self._connection.close()
             self._connection = None
@@ -182,28 +219,32 @@ class Store:
                 f"An entry in {self.path} is damaged and cannot be read. Measure or make it again."
             ) from error
 
-    def _run(self, action: Callable[[sqlite3.Connection], T], *, writes: bool = False) -> T:
+    def _run(self, action: Callable[[sqlite3.Connection], T], *, writes: bool = False, single: bool = False) -> T:
+        """``single``: it is one reading statement, and needs no transaction around it."""
         with self._lock:
             try:
-                return self._attempt(action, writes)
+                return self._attempt(action, writes, single)
             except sqlite3.DatabaseError as error:
                 if _code(error) not in DAMAGE:
                     raise self._unusable(error) from error
             try:
                 self._heal()
-                return self._attempt(action, writes)
+                return self._attempt(action, writes, single)
             except (sqlite3.Error, OSError) as error:
                 raise self._unusable(error) from error
 
-    def _attempt(self, action: Callable[[sqlite3.Connection], T], writes: bool) -> T:
+    def _attempt(self, action: Callable[[sqlite3.Connection], T], writes: bool, single: bool) -> T:
         if self._connection is None:
             self._connection = _connect(self.path)
+        if single:
+            return action(self._connection)
         with _transaction(self._connection, writes):
             return action(self._connection)
 
     def _heal(self) -> None:
         """Move the damaged file aside, unless another process has done so already."""
         self._disconnect()
+        self._fresh = {}
         with contextlib.suppress(sqlite3.DatabaseError), contextlib.closing(_connect(self.path)) as fresh:
             if fresh.execute("PRAGMA quick_check(1)").fetchone()[0] == "ok":
                 return
@@ -233,14 +274,20 @@ class Store:
 
 _stores: dict[Path, Store] = {}
 _stores_lock = threading.Lock()
+_last: tuple[str | None, Store] | None = None  # looking at the folder takes ten times as long as looking into the store
 
 
 def open_store() -> Store:
     """The process-wide store in the home folder. Raises CoreError when that folder cannot be used."""
+    global _last
+    named = os.environ.get(HOME_VARIABLE)
+    if _last is not None and _last[0] == named and _last[1].path.parent.is_dir():
+        return _last[1]
     path = home_folder() / FILE_NAME
     with _stores_lock:
         if path not in _stores:
             _stores[path] = Store(path)
+        _last = (named, _stores[path])
         return _stores[path]
 
 

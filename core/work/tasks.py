@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from core.apply import AS_CUT
 from core.errors import CoreError
 from core.evaluate import Comparison, compare_models
 from core.evaluate.metrics import ask, summarise
@@ -136,7 +137,7 @@ def evaluate_plan(
 
     Result and partial: {"accuracy", "latency", "dense_latency", "macs", "params", "size_bytes", "answers"}, each
     accuracy and latency as the fields of its record, "answers" the class given to every selection image; absent until
-    measured, and accuracy and answers for good where they would say nothing.
+    measured, and accuracy and answers for good where they would say nothing: a network that learned nothing, as cut.
     """
     subject = open_subject(model, weights, data)
     chosen = Plan.from_json(plan)
@@ -147,7 +148,7 @@ def evaluate_plan(
         on_progress=lambda fraction, message, *_: on_progress(0.5 * fraction, message),
         cancelled=cancelled,
     )
-    start = 0.0 if repair == "none" else 0.5
+    start = 0.0 if repair == AS_CUT else 0.5
     cost = count_cost(subject.trace, chosen)
     result: dict[str, Any] = {"macs": cost.macs, "params": cost.params, "size_bytes": cost.size_bytes}
 
@@ -156,7 +157,7 @@ def evaluate_plan(
             result["accuracy"] = asdict(partial)
         on_progress(start + (0.9 - start) * fraction, message, dict(result) if partial is not None else None)
 
-    if subject.meaningful:
+    if subject.meaningful or repair != AS_CUT:
         told: dict[str, Any] = {"on_progress": report, "cancelled": cancelled}
         answers = ask(pruned, subject.data.selection, batch_size=batch_of(cost.macs), **told)
         result["accuracy"] = asdict(summarise(answers, subject.data.selection))

@@ -28,7 +28,7 @@ from core import (
     widths_plan,
 )
 from core.keep.workspace import Workspace
-from pages.components import charts, tables, work
+from pages.components import tables, work
 from pages.components.equaliser import CostTerms, EqualiserRow
 from pages.components.headline import Cell
 
@@ -245,40 +245,6 @@ def equaliser_terms(desk: Desk) -> CostTerms:
             _terms.popitem(last=False)
         return known
     return _terms[key]
-
-
-def curve_figure(desk: Desk, group_id: str) -> Any:
-    """The group's own curve (a Plotly figure), with a line where its bar stands; ``curves`` must hold the group."""
-    assert desk.curves is not None
-    row = next(row for row in desk_rows(desk.subject.trace, desk.curves, desk.record.removed) if row.id == group_id)
-    figure = charts.curve_tile(desk.curves, group_id, row.name, focused=True, height=260)
-    text = f"now: {row.kept} of {row.units}"
-    figure.add_vline(x=100 * row.removed_fraction, line={"color": charts.FOCUS, "width": 1.4, "dash": "dot"})
-    figure.add_annotation(
-        x=100 * row.removed_fraction,
-        y=0.04,
-        yref="paper",
-        text=text,
-        showarrow=False,
-        xshift=4,
-        xanchor="left" if row.removed_fraction < 0.6 else "right",
-        font={"size": 11},
-    )
-    return figure
-
-
-def plan_figure(desk: Desk, focus: str) -> Any:
-    """All curves (a Plotly figure), each with a mark where the plan takes it; ``curves`` must be there."""
-    assert desk.curves is not None
-    rows = [row for row in desk_rows(desk.subject.trace, desk.curves, desk.record.removed) if row.curve]
-    figure = charts.curves(desk.curves, {row.id: row.name for row in rows}, focus=focus, height=380)
-    at = [min(row.removed_fraction, row.curve[-1][0]) for row in rows]
-    charts.mark_plan(
-        figure,
-        [(row.id, row.name, f"{row.kept} of {row.units}", x, desk.curves.accuracy(row.id, x))
-         for row, x in zip(rows, at, strict=True)],
-    )  # fmt: skip
-    return figure
 
 
 def figures(desk: Desk) -> tuple[Figure, ...]:
