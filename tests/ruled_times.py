@@ -6,7 +6,18 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import torch
+from torch import nn
+
 from core.measure.cost import LatencyTable
+from core.records import Trace
+from core.trace import trace_channels
+
+
+def two_convolutions() -> Trace:
+    """32 and 24 channels, both prunable, and a linear layer behind them; images of 1 x 8 x 8."""
+    net = nn.Sequential(nn.Conv2d(1, 32, 3), nn.ReLU(), nn.Conv2d(32, 24, 3), nn.ReLU(), nn.Flatten())
+    return trace_channels(nn.Sequential(*net, nn.Linear(24 * 16, 4)).eval(), torch.zeros(1, 1, 8, 8))
 
 
 def ruled(table: LatencyTable, ms: Callable[[int, int], float], **changes: Any) -> LatencyTable:

@@ -13,21 +13,20 @@ from tests.random_blocks.writes import Move
 from tests.random_law import hold_the_law
 from tests.random_nets import Case, NetSpec
 
+
+def attention(
+    style: str, heads: int, each: int, hidden: int | str = "none", norm: str = "none", bias: bool = False
+) -> Transformer:
+    """Without a class token and without positions."""
+    return Transformer(style, heads, each, hidden, norm, token=False, position=False, bias=bias)
+
+
 CASES = {
     "two widths in one quotient": Case(
         net=NetSpec(
             dims=2,
             blocks=(
-                Transformer(
-                    style="qkv_width",
-                    heads=2,
-                    each=2,
-                    hidden="none",
-                    norm="none",
-                    token=False,
-                    position=False,
-                    bias=False,
-                ),
+                attention("qkv_width", 2, 2),
                 Conv(
                     width=4,
                     kernel=1,
@@ -49,28 +48,10 @@ CASES = {
         net=NetSpec(
             dims=3,
             blocks=(
-                Transformer(
-                    style="qkv_width",
-                    heads=3,
-                    each=1,
-                    hidden="none",
-                    norm="none",
-                    token=False,
-                    position=False,
-                    bias=False,
-                ),
+                attention("qkv_width", 3, 1),
                 Grouped(groups=3, each=1, kernel=1, norm="batch", act="abs"),
                 Product(kind="tied", width=6),
-                Transformer(
-                    style="qkv_width",
-                    heads=3,
-                    each=1,
-                    hidden="none",
-                    norm="none",
-                    token=False,
-                    position=False,
-                    bias=False,
-                ),
+                attention("qkv_width", 3, 1),
             ),
             head="auxiliary",
         ),
@@ -108,9 +89,7 @@ CASES = {
                 Act(act="none"),
                 Move(kind="first_half"),
                 ConvNeXt(hidden=6, norm="batch", grn=True),
-                Transformer(
-                    style="qkv_width", heads=3, each=3, hidden=4, norm="layer", token=False, position=False, bias=False
-                ),
+                attention("qkv_width", 3, 3, hidden=4, norm="layer"),
             ),
             head="mean",
         ),
@@ -122,9 +101,7 @@ CASES = {
             dims=3,
             blocks=(
                 Gate(kind="pair_mean"),
-                Transformer(
-                    style="qkv", heads=1, each=3, hidden=6, norm="layer", token=False, position=False, bias=False
-                ),
+                attention("qkv", 1, 3, hidden=6, norm="layer"),
                 Conv(
                     width=6,
                     kernel=1,
@@ -168,16 +145,7 @@ CASES = {
                 Product(kind="standardised", width=3),
                 UNet(
                     body=(
-                        Transformer(
-                            style="qkv_chunk",
-                            heads=2,
-                            each=1,
-                            hidden=6,
-                            norm="none",
-                            token=False,
-                            position=False,
-                            bias=True,
-                        ),
+                        attention("qkv_chunk", 2, 1, hidden=6, bias=True),
                         Transposed(groups="two", each=1, stride=1, norm="batch", act="dropout"),
                     ),
                     how="sum",
@@ -186,9 +154,7 @@ CASES = {
                     act="leaky_",
                 ),
                 Product(kind="low_rank", width=3),
-                Transformer(
-                    style="qkv_width", heads=3, each=2, hidden=6, norm="none", token=False, position=False, bias=True
-                ),
+                attention("qkv_width", 3, 2, hidden=6, bias=True),
             ),
             head="pyramid",
         ),

@@ -11,13 +11,12 @@ from core.measure.cost import LatencyTable, build_latency_table, predict_latency
 from core.measure.cost.staircase import Staircase, latency_staircase, snap_plan
 from core.records import Plan, Scores, Trace
 from core.trace import trace_channels
-from tests.ruled_times import ruled
+from tests.ruled_times import ruled, two_convolutions
 
 
 @pytest.fixture(scope="module")
 def trace() -> Trace:
-    net = nn.Sequential(nn.Conv2d(1, 32, 3), nn.ReLU(), nn.Conv2d(32, 24, 3), nn.ReLU(), nn.Flatten())
-    return trace_channels(nn.Sequential(*net, nn.Linear(24 * 16, 4)).eval(), torch.zeros(1, 1, 8, 8))
+    return two_convolutions()
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from core.errors import MeasureError
 from core.measure.cost import LatencyTable, build_latency_table, latency_terms, predict_latency
@@ -17,14 +16,12 @@ from core.measure.cost.steps import uniform_plan
 from core.measure.cost.timing import on_the_wall
 from core.measure.cost.wall import Timing, Wall, saving_of
 from core.records import Plan, Trace
-from core.trace import trace_channels
-from tests.ruled_times import ruled
+from tests.ruled_times import ruled, two_convolutions
 
 
 @pytest.fixture(scope="module")
 def trace() -> Trace:
-    net = nn.Sequential(nn.Conv2d(1, 32, 3), nn.ReLU(), nn.Conv2d(32, 24, 3), nn.ReLU(), nn.Flatten())
-    return trace_channels(nn.Sequential(*net, nn.Linear(24 * 16, 4)).eval(), torch.zeros(1, 1, 8, 8))
+    return two_convolutions()
 
 
 @pytest.fixture(scope="module")
