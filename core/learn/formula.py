@@ -31,7 +31,7 @@ def formula_html(step: LessonStep, facts: Mapping[str, Any]) -> str:
     Every sign is a button: pointed at, tapped or focused it shows what it means and its value here, in a place that is
     kept free for it.
     """
-    told = [(one.sign, one.meaning, filled(one.value, facts)) for one in step.symbols]
+    told = [(one.sign, filled(one.meaning, facts), filled(one.value, facts)) for one in step.symbols]
 
     def explain(number: int, inside: str) -> str:
         if not 1 <= number <= len(told):

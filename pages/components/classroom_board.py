@@ -11,6 +11,7 @@ from collections.abc import Callable
 from html import escape
 from typing import Any
 
+import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 
@@ -37,6 +38,7 @@ COST_WORDS = dict(BUDGETS)
 OTHERS, MET, DENSE = charts.REFERENCE, charts.CURVE, charts.REFERENCE
 KEPT = 300  # figures: a class of learners, each with a mark on their own plans
 _boards: OrderedDict[tuple[str, int], Board] = OrderedDict()  # by class and version: one for all who look
+_tables: OrderedDict[tuple[str, int, str], pd.DataFrame] = OrderedDict()
 _figures: OrderedDict[tuple[str, int, str], go.Figure] = OrderedDict()  # and by learner; "" for the teacher's
 APART = 14  # percent of the cost between two names: closer ones would cover each other
 
@@ -69,7 +71,7 @@ def _draw(task: Assignment, code: str, own: str, key: str) -> None:
         alt=words(shown, task),
     )
     st.caption(KEY_WORDS + (" ◇ yours." if mine else ""))
-    _table(shown, code, mine, key)
+    _table(shown, found, mine, key)
 
 
 KEY_WORDS = "● goal met, ○ not met. The green corner is the goal."
@@ -83,10 +85,17 @@ def _board(task: Assignment, code: str, version: int) -> Board:
 def _figure(shown: Board, task: Assignment, found: Class, mine: str) -> go.Figure:
     """The chart, with one's own plans marked; Plotly takes 50 ms to put it together, so all share the rest of it."""
     at = (found.code, found.version)
-    plain = _kept(_figures, (*at, ""), lambda: figure(shown, task))
+    plain = _kept(_figures, (*at, ""), lambda: _ready(figure(shown, task)))
     if not any(entry.who == mine for entry in shown.entries):
         return plain
-    return _kept(_figures, (*at, mine), lambda: mark_own(plain, shown, mine))
+    return _kept(_figures, (*at, mine), lambda: _ready(mark_own(plain, shown, mine)))
+
+
+def _ready(found: go.Figure) -> go.Figure:
+    """With its dict made once: Streamlit asks for it at every click of everybody, and Plotly would make it anew."""
+    made = found.to_dict()
+    found.to_dict = lambda: made
+    return found
 
 
 def _kept(where: OrderedDict[Any, Any], at: Any, make: Callable[[], Any]) -> Any:
@@ -215,8 +224,9 @@ def _dense(dense: Any) -> go.Scatter:
     )
 
 
-def _table(board: Board, code: str, mine: str, key: str) -> None:
-    rows = [_row(place, entry, board, mine) for place, entry in enumerate(board.entries)]
+def _table(board: Board, of: Class, mine: str, key: str) -> None:
+    own = mine if any(entry.who == mine for entry in board.entries) else ""
+    rows = _kept(_tables, (of.code, of.version, own), lambda: _frame(board, own))
     options: dict[str, Any] = {"on_select": "rerun", "selection_mode": "single-row"} if key else {}
     picked: Any = st.dataframe(
         rows,
@@ -229,8 +239,12 @@ def _table(board: Board, code: str, mine: str, key: str) -> None:
     )
     with st.container(horizontal=True, vertical_alignment="center"):
         if key:
-            _remove(board, code, key, picked["selection"]["rows"])
-        downloads.csv("Board as CSV", lambda: board_csv(board), f"class-{code}")
+            _remove(board, of.code, key, picked["selection"]["rows"])
+        downloads.csv("Board as CSV", lambda: board_csv(board), f"class-{of.code}")
+
+
+def _frame(board: Board, mine: str) -> pd.DataFrame:
+    return pd.DataFrame([_row(place, entry, board, mine) for place, entry in enumerate(board.entries)])
 
 
 COLUMNS = {

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import streamlit as st
@@ -19,10 +21,14 @@ PAGES = {control.page: control.name for control in CONTROLS if control.page}
 def task() -> Assignment | None:
     """What the teacher set for this work; None without a teacher's link."""
     found = session.choice(TASK)
-    if not found:
-        return None
+    return _read(json.dumps(found)) if found else None
+
+
+@lru_cache(maxsize=64)
+def _read(kept: str) -> Assignment | None:
+    """Asked by every control of every page, so that checking it each time would be a tenth of a click's work."""
     try:
-        return Assignment.from_dict(found)
+        return Assignment.from_dict(json.loads(kept))
     except CoreError:  # kept by another version, or out of a stranger's project file
         return None
 

@@ -104,7 +104,7 @@ def _measure(subject: Subject, missing: Mapping[str, str]) -> None:
 
 def _wait(subject: Subject, missing: Mapping[str, str]) -> None:
     found = work.ensure(VERB, subject, start=False, **missing)
-    if found.done:
+    if found.done or found.job is None:  # there, or dropped for a newer plan of the page Tune
         st.rerun()
     what = "Measuring the whole network on the same images" if missing == DENSE else "Measuring your plan"
     work.progress(found, what, retry=lambda: _measure(subject, missing), key="lesson-measured")

@@ -48,7 +48,7 @@ class Balanced(HTMLParser):
 def stand_in(lesson: Lesson) -> dict[str, Any]:
     """A number for every place, the first option for every question."""
     texts = [text for step in lesson.steps for text in (step.text, step.right, step.wrong, *step.options.values())]
-    texts += [one.value for step in lesson.steps for one in step.symbols]
+    texts += [text for step in lesson.steps for one in step.symbols for text in (one.value, one.meaning)]
     found: dict[str, Any] = {name: 7 for text in texts for name in places(text)}
     for step in lesson.steps:
         if step.options_from:

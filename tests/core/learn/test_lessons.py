@@ -69,6 +69,7 @@ def test_every_text_is_filled_and_every_answer_can_be_given(name: str) -> None:
         if step.formula:
             assert step.numbers and len(step.symbols) >= 2
             html = formula_html(step, facts)
+            assert "{" not in html, "every place is filled"
             for sign in step.symbols:
                 assert html.count(f'<th scope="row">{escape(sign.sign)}</th>') == 1
                 assert f'aria-label="{escape(sign.sign)}: ' in html, "every sign explains itself where it stands"
