@@ -96,7 +96,8 @@ def _formula(step: LessonStep, facts: Facts) -> str:
     for place, one in enumerate(step.symbols):
         last = place == len(step.symbols) - 1
         value = BLANK if last else escape(filled(one.value, facts))
-        rows.append(f"<tr><th>{escape(one.sign)}</th><td>{escape(filled(one.meaning, facts))}</td><td>{value}</td></tr>")
+        meaning = escape(filled(one.meaning, facts))
+        rows.append(f"<tr><th>{escape(one.sign)}</th><td>{meaning}</td><td>{value}</td></tr>")
     head = "<tr><th>Sign</th><th>Meaning</th><th>Here</th></tr>"
     return f'<div class="formula">{_math(step.formula)}</div><table class="symbols">{head}{"".join(rows)}</table>'
 
