@@ -8,6 +8,8 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parent.parent
 TOP_LEVEL = {
     "pyproject.toml", "README.md", "CHANGELOG.md", "LICENSE", "Makefile", "app.py", "pages", "core", "assets", "tests",
@@ -60,6 +62,14 @@ def parse(path: Path) -> ast.Module:
 @functools.cache
 def nodes(path: Path) -> tuple[ast.AST, ...]:
     return tuple(ast.walk(parse(path)))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _let_go() -> Iterator[None]:
+    """Half a million nodes would slow what runs afterwards."""
+    yield
+    parse.cache_clear()
+    nodes.cache_clear()
 
 
 def imports(path: Path) -> Iterator[tuple[int, str]]:
