@@ -238,6 +238,7 @@ class Hand:
 
     def __init__(self, number: int, link: str) -> None:
         self.number, self.page = number, Visitor(link)
+        self.waiting = False
         self.kept, self.times, self.faults = 0, [], []  # type: ignore[var-annotated]
 
     async def live(self) -> None:
@@ -246,7 +247,9 @@ class Hand:
         for turn in range(ROUNDS):
             await asyncio.sleep(rng.uniform(0.5, 2.5))
             self.kept = 1 + (7 * self.number + 13 * turn) % 63
+            self.waiting = True
             self.times.append(await self._release(turn + 1))
+            self.waiting = False
             self._check()
         polling.cancel()
 
@@ -283,12 +286,12 @@ class Hand:
             self.faults.append(f"{self.number}: {cells['macs']['value']} for {self.kept} kept, exact {cost.macs}")
 
     async def _poll(self) -> None:
-        """As the strip does while something is measured."""
+        """As the strip does while something is measured, and never while an edit is on its way."""
         while True:
             strip = component(self.page, "headline")
             told = json.loads(strip.json)
             await asyncio.sleep(told["poll_ms"] / 1000)
-            if told["pending"]:
+            if told["pending"] and not self.waiting:
                 await self.page._send(part=self._part(strip), auto=True)
 
 
