@@ -29,7 +29,7 @@ run: $(VENV)/.run
 
 test: $(VENV)/.test
 ifeq ($(ARGS),)
-	@$(TEST_ENV) $(BIN)/python -m pytest -q -n 2 --dist loadfile --ignore=tests/browser
+	@$(TEST_ENV) $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --ignore=tests/browser
 	@$(TEST_ENV) $(BIN)/python -m pytest -q -n 2 --dist loadfile tests/browser
 else
 	@$(TEST_ENV) $(BIN)/python -m pytest -q $(ARGS)
