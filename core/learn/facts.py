@@ -125,7 +125,8 @@ def norms(subject: Subject, on_progress: Progress | None, cancelled: Stop | None
     shown = sorted({least, smallest, by_norm[-1], by_loss[-1], by_norm[count // 2]})
     return {
         "layer": group.layers[0], "units": count, "images": len(images_for_losses(subject, group, tried)),
-        "tried": tried, "scope": tried_words(group, tried), "shape": " x ".join(map(str, own.shape)),
+        "tried": tried, "scope": tried_words(group, tried),
+        "shape": " x ".join(map(str, own.shape[1:] if len(own) == 1 else own.shape)),
         "smallest": tried[smallest], "smallest_norm": float(sizes[smallest]), "smallest_loss": float(true[smallest]),
         "rank": rank, "quarter": quarter, "least": tried[least], "least_loss": float(true[least]),
         "least_norm": float(sizes[least]), "least_norm_rank": by_norm.index(least) + 1,

@@ -29,7 +29,7 @@ Facts = dict[str, Any]
 MOST_UNITS = 64  # of the group that a lesson takes: every channel of it is tried or drawn
 FEWEST_UNITS = 16  # that are tried in a large network
 IMAGES, LEAST_IMAGES = 128, 8
-LOSS_MACS = 1e11  # for a lesson's true losses: about two seconds of one processor
+LOSS_MACS = 7e10  # for a lesson's true losses: about two seconds of one processor
 READ_MACS = 2e10  # for a walk over images
 SCORE_MACS = 1e11  # for scores that are not there yet
 

@@ -153,11 +153,14 @@ def _scatter(facts: Facts, x: Sequence[float], named: set[int], special: int, ax
     marks = [(tick, f"{tick:g}") for tick in round_ticks(*plot.across)]
     parts = [plot.frame(round_ticks(*plot.upward), marks, f"{axis} →", "change of the loss, thousandths of a nat")]
     parts.append(plot.path([(plot.across[0], 0.0), (plot.across[1], 0.0)], SOFT, 0.8, "2 3"))
+    names = []
     for unit, a, b in zip(facts["tried"], x, y, strict=True):
         fill = INK if unit == special else "#fff"
         parts.append(f'<circle cx="{plot.x(a):.1f}" cy="{plot.y(b):.1f}" r="3.4" fill="{fill}" stroke="{INK}"/>')
         if unit in named:
-            parts.append(_text(plot.x(a) + 6, plot.y(b) - 4, str(unit), "start", 10))
+            names.append(_text(plot.x(a) + 5, plot.y(b) - 4, str(unit), "start", 11))
+    halo = 'stroke="#fff" stroke-width="3" paint-order="stroke" font-weight="bold"'  # over dots that stand close
+    parts.append(f"<g {halo}>{''.join(names)}</g>")
     told = "One dot for each channel; numbers name some of them, the black one is spoken of above."
     return _svg(260, told, parts) + f"<figcaption>{told}</figcaption>"
 
