@@ -16,10 +16,10 @@ VIOLATIONS = {"resultTypes": ["violations"]}  # what passes need not be listed
 COLOURS = {**VIOLATIONS, "runOnly": {"type": "rule", "values": ["color-contrast", "link-in-text-block"]}}
 NARROW = {"width": 400, "height": 900}
 REST = "[data-testid=stApp][data-test-script-state=notRunning]"
-# What moves comes to rest; two frames, for charts are drawn after the script has ended.
-AT_REST = """() => Promise.all([document.fonts.ready, ...document.getAnimations()
-  .filter((one) => one.effect.getComputedTiming().endTime !== Infinity).map((one) => one.finished.catch(() => 0))])
-  .then(() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => done()))))"""
+# What moves comes to rest, and charts are drawn after the script has ended; an animation that is held never ends.
+AT_REST = """() => Promise.race([new Promise((done) => setTimeout(done, 400)),
+  Promise.all([document.fonts.ready, ...document.getAnimations().map((one) => one.finished.catch(() => 0))])
+    .then(() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done))))]).then(() => 0)"""
 OWN_PAGE = """() => [...document.querySelectorAll('[data-testid=stMain] *')].filter((node) => {
   const style = getComputedStyle(node), box = node.getBoundingClientRect();
   return box.width && style.position !== 'fixed' && box.right > innerWidth + 1 && !hidden(node);
