@@ -223,18 +223,23 @@ def test_a_network_that_cannot_be_opened_leaves_a_way_out(tmp_path: Path) -> Non
     assert "digits-vgg" in shown(app)
 
 
+def open_untrained(app: AppTest, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ask for a CIFAR network; the page says at once what is happening."""
+    monkeypatch.setattr(work, "PATIENCE_S", 0.05)
+    app.button_group(key="model-family").set_value("cifar")
+    app.run()
+    app.selectbox(key="model-cifar").set_value(f"cifar/{name}")
+    app.radio(key="weights-cifar").set_value("Random")
+    press(app)
+
+
 def test_a_slow_network_says_what_is_happening_and_can_be_given_up(
     app: AppTest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What was open stays in use meanwhile, and a cancel leaves it so."""
     free = threading.Event()
     monkeypatch.setattr(subjects, "load_data", lambda *_, **__: free.wait(60) and load_data("digits"))
-    monkeypatch.setattr(work, "PATIENCE_S", 0.05)
-    app.button_group(key="model-family").set_value("cifar")
-    app.run()
-    app.selectbox(key="model-cifar").set_value("cifar/resnet44")
-    app.radio(key="weights-cifar").set_value("Random")
-    press(app)
+    open_untrained(app, "resnet44", monkeypatch)
     assert "**Opening resnet44**" in shown(app) and "digits-vgg" in shown(app)
     next(button for button in app.button if button.label == "Cancel").click()
     app.run()
@@ -245,12 +250,7 @@ def test_a_slow_network_says_what_is_happening_and_can_be_given_up(
 def test_a_slow_network_opens_when_it_is_there(app: AppTest, monkeypatch: pytest.MonkeyPatch) -> None:
     free = threading.Event()
     monkeypatch.setattr(subjects, "load_data", lambda *args, **more: free.wait(60) and load_data(*args, **more))
-    monkeypatch.setattr(work, "PATIENCE_S", 0.05)
-    app.button_group(key="model-family").set_value("cifar")
-    app.run()
-    app.selectbox(key="model-cifar").set_value("cifar/resnet32")
-    app.radio(key="weights-cifar").set_value("Random")
-    press(app)
+    open_untrained(app, "resnet32", monkeypatch)
     assert "**Opening resnet32**" in shown(app)
     free.set()
     monkeypatch.setattr(work, "PATIENCE_S", 60.0)
