@@ -227,12 +227,16 @@ class Plan:
     def __hash__(self) -> int:
         return hash(self.key)
 
-    @property
+    @cached_property
     def key(self) -> str:
         """16 hex digits of the content: two plans that keep the same have the same key."""
         return hashlib.sha256(json.dumps(self.kept, sort_keys=True).encode()).hexdigest()[:16]
 
     def to_json(self) -> str:
+        return self._json
+
+    @cached_property  # a large network's takes milliseconds, and a page asks for it a dozen times
+    def _json(self) -> str:
         return json.dumps({"kept": self.kept, "origin": self.origin}, sort_keys=True)
 
     @staticmethod

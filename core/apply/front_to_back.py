@@ -116,7 +116,8 @@ class FrontToBack:
         batches = calibration_batches(module, trace.example, data, settings.images, settings.batch_size)
         if settings.blend:
             batches = blend_images(batches, settings.seed)
-        self.on_original = settings.solver == "compensation"
+        self.compensates = settings.solver == "compensation"
+        self.on_original = self.compensates and not settings.renew
         self.pair = Lockstep(module, trace.example, batches, follow=not self.on_original)
         self.sampler = Sampler(
             self.pair,
@@ -124,7 +125,7 @@ class FrontToBack:
             settings.positions,
             settings.correct_branches,
             bool(settings.rectify),
-            self.on_original,
+            self.compensates,
         )
         self.kept: dict[str, tuple[int, ...]] = {}
         self.counts: dict[str, int] = {}
@@ -210,7 +211,7 @@ class FrontToBack:
         """Whether anything is to be chosen or rebuilt here."""
         if site.groups or (site.weight, 1) in self.masks:
             return True
-        return self.settings.refit and not self.on_original and site.x_slot in self.pair.changed
+        return self.settings.refit and not self.compensates and site.x_slot in self.pair.changed
 
     def _hide(self) -> None:
         """Let the changed network read only what is kept so far."""
@@ -228,7 +229,7 @@ class FrontToBack:
         weight = self.pair.replay.state[site.weight]
         window = weight[0].numel() // weight.shape[1]
         alive = self._alive(site)
-        if self.on_original:
+        if self.compensates:
             alive = torch.ones_like(alive)  # what was hidden before is made up for as well
         if int(alive.sum()) * window > MOST_INPUTS:
             self._keep_first(site)
@@ -240,7 +241,7 @@ class FrontToBack:
         kept = chosen[alive].repeat_interleave(window)
         if self.settings.solver is None:
             errors = (0.0, 0.0)
-        elif self.on_original:
+        elif self.compensates:
             errors = self._compensate(site, rows.moments, raw[:, alive.repeat_interleave(window)], kept, window)
         else:
             errors = self._fit(site, rows, raw, chosen, kept, window)
@@ -255,9 +256,9 @@ class FrontToBack:
         """Choose the groups that this layer alone reads, one after the other."""
         inputs = alive.repeat_interleave(window)
         covariance = moments.covariance()
-        cross = raw[:, inputs] @ covariance if self.on_original else moments.cross()
+        cross = raw[:, inputs] @ covariance if self.compensates else moments.cross()
         spread = float((moments.yy / moments.rows - moments.mean_y.square()).sum())
-        if self.on_original:
+        if self.compensates:
             spread = float((cross * raw[:, inputs]).sum())
         choices = {}
         for group in site.groups:

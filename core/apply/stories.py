@@ -50,7 +50,8 @@ class Settings:
     lost no input but read changed ones. rescale: scale a compensated layer's outputs to their old variance. blend: mix
     every image with another one. A network has learned its training images by heart; of blends it is less sure, and
     what it computes for them is more like what it computes for unseen images. renorm: at the end, take the statistics
-    of all batch norms behind a change anew."""
+    of all batch norms behind a change anew. renew: compensate by statistics of the network as compensated so far; the
+    paper takes those of the original (ours)."""
 
     solver: str | None = "least-squares"
     correct_branches: bool = True
@@ -59,6 +60,7 @@ class Settings:
     rescale: bool = False
     blend: bool = False
     renorm: bool = False
+    renew: bool = False
     images: int = IMAGES
     positions: int = POSITIONS
     ridge: float = RIDGE

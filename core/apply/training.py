@@ -307,13 +307,21 @@ def listening(check: Callable[[], None]) -> Iterator[None]:
         yield
 
 
-def accuracy_of(module: nn.Module, data: ImageData, check: Callable[[], None], batch_size: int = 256) -> float:
-    """Share of ``data`` that ``module`` answers right; its modes are as before afterwards."""
+def judge(module: nn.Module, data: ImageData, check: Callable[[], None], batch_size: int = 256) -> tuple[Tensor, float]:
+    """Which of ``data`` a network answers right, bool (N,), and its mean cross-entropy; its modes are as before
+    afterwards."""
     reference = next(module.parameters())
-    right = 0
+    right, loss = [torch.zeros(0, dtype=torch.bool)], 0.0
     with evaluating(module):
         for images, labels in zip(data.images.split(batch_size), data.labels.split(batch_size), strict=True):
             check()
-            answers = first_tensor(module(images.to(reference.device, reference.dtype))).argmax(1).cpu()
-            right += int((answers == labels).sum())
-    return right / max(1, len(data))
+            scores = first_tensor(module(images.to(reference.device, reference.dtype))).float().cpu()
+            right.append(scores.argmax(1) == labels)
+            known = labels.where(labels < scores.shape[1], -100)  # a label beyond the classes counts as wrong alone
+            loss += float(F.cross_entropy(scores, known, reduction="sum"))
+    return torch.cat(right), loss / max(1, len(data))
+
+
+def accuracy_of(module: nn.Module, data: ImageData, check: Callable[[], None]) -> float:
+    """Share of ``data`` that ``module`` answers right; its modes are as before afterwards."""
+    return int(judge(module, data, check)[0].sum()) / max(1, len(data))

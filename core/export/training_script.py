@@ -129,6 +129,38 @@ def accuracy(network: nn.Module, images: Tensor, labels: Tensor, batch: int, dev
     return right / len(images)
 
 
+@torch.no_grad()
+def settle_norms(network: nn.Module, images: Tensor, batch: int, device: torch.device) -> None:
+    """Store in batch norms the mean and variance of what they read, and move scale and shift against it: in eval mode
+    the network computes the same. A network whose weights were solved for carries older statistics, and its first step
+    in train mode would be that of another, worse network."""
+    norms = [one for one in network.modules() if isinstance(one, nn.modules.batchnorm._BatchNorm)
+             and one.running_mean is not None and one.weight is not None]
+    sums = {norm: torch.zeros(3, norm.num_features, dtype=torch.float64) for norm in norms}
+
+    def look(norm: nn.Module, given: tuple[Tensor, ...]) -> None:
+        x = given[0].transpose(0, 1).flatten(1).float() - norm.running_mean[:, None]
+        sums[norm] += torch.stack([torch.full_like(x[:, 0], x.shape[1]), x.sum(1), x.square().sum(1)]).cpu()
+
+    hooks = [norm.register_forward_pre_hook(look) for norm in norms]
+    network.eval()
+    for part in images[torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:1024]].split(batch):
+        network(normalise(part.to(device)))
+    for hook in hooks:
+        hook.remove()
+    for norm, found in sums.items():
+        count, total, squares = found
+        if not found.isfinite().all() or count[0] < 2:
+            continue
+        moved = total / count
+        var = ((squares - count * moved**2) / (count - 1)).clamp(min=0)
+        before, gamma = norm.running_var.cpu().double() + norm.eps, norm.weight.cpu().double()
+        norm.bias += (gamma * moved / before.sqrt()).to(norm.bias)
+        norm.weight.copy_((gamma * ((var + norm.eps) / before).sqrt()).float())
+        norm.running_mean += moved.to(norm.running_mean)
+        norm.running_var.copy_(var.float())
+
+
 def optimizer_for(network: nn.Module, lr: float, decay: float) -> torch.optim.Optimizer:
     """SGD with Nesterov momentum; decay pulls on weights with two dimensions or more, not on norms and biases."""
     weights = [one for one in network.parameters() if one.ndim > 1]
@@ -182,6 +214,7 @@ def main() -> int:
     steps = max(1, math.ceil(len(images) / options.batch)) * options.epochs
     checkpoint = options.out.with_suffix(".checkpoint.pt")
     begun, best = 0, accuracy(network, val_images, val_labels, options.batch, device)
+    settle_norms(network, images, options.batch, device)
     best_state = {name: value.cpu().clone() for name, value in network.state_dict().items()}
     if options.resume and checkpoint.exists():
         kept = torch.load(checkpoint, map_location="cpu", weights_only=True)

@@ -21,6 +21,7 @@ from core.measure.sensitivity import scan_sensitivity
 from core.plan import LossCurve, plan_counts, rebuilt_curves, scanned_curves, target_groups
 from core.plan.budget import choose_counts
 from core.plan.limits import check_budget
+from core.plan.lossmodel import POWER, POWER_ALONE
 from core.plan.rules import RATIO_RULES
 from core.recipes.book import Recipe
 from core.records import Accuracy, ImageData, LoadedModel, Plan, Scores, Trace
@@ -136,7 +137,8 @@ class Job:
                 self.trace, self.few(RESIDUAL_IMAGES), self.groups, seed=self.seed, on_progress=told,
                 cancelled=self.cancelled,
             )  # fmt: skip
-            return rebuilt_curves(self.trace, found)
+            alone = self.recipe.solver == "compensation"
+            return rebuilt_curves(self.trace, found, power=POWER_ALONE if alone else POWER)
         if needs == "scan":
             assert scores is not None
             self.tell(start, "Scanning sensitivity on selection images")

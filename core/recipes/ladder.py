@@ -71,11 +71,12 @@ def climb_ladder(
     """The networks of ``plan`` by each of ``rungs`` (names of RUNGS), measured on the selection images as they stand.
 
     data: with its parts; repairs look at calibration images. seed: of what training draws. finetune: options of
-    ``finetune_model``, in place of FINETUNE; it starts from the rung that did best on the selection images (from the
-    plan as cut where there is none yet). standing: rungs climbed before, from which fine-tuning may start too; they
-    are not given back. After each rung ``on_progress(fraction, message, partial)`` gets the rungs that stand; in
-    between ``partial`` is None. Raises CoreError for an unknown rung or as the repairs do; Cancelled with the complete
-    rungs in its ``partial``.
+    ``finetune_model``, in place of FINETUNE. Training starts from the rung that did best on the selection images (from
+    the plan as cut where there is none yet), has the dense network as its teacher, and gives the start back unless a
+    later state does clearly better on the selection images: its rung is never below the one it started from. standing:
+    rungs climbed before, from which fine-tuning may start too; they are not given back. After each rung
+    ``on_progress(fraction, message, partial)`` gets the rungs that stand; in between ``partial`` is None. Raises
+    CoreError for an unknown rung or as the repairs do; Cancelled with the complete rungs in its ``partial``.
     """
     for name in rungs:
         RUNGS.row(name)
@@ -154,11 +155,11 @@ class _Climb:
             [*self.standing, *self.done], key=lambda rung: (rung.accuracy.correct, -rung.accuracy.loss), default=None
         )
         start = best.module if best else prune_model(self.loaded.module, self.trace, self.plan)
-        tuned = finetune_model(
-            start, self.calibration, **self.finetune, seed=self.seed, on_progress=told, cancelled=self.cancelled
-        )
+        given = {"teacher": self.loaded.module, "keep": self.selection, "seed": self.seed, **self.finetune}
+        tuned = finetune_model(start, self.calibration, **given, on_progress=told, cancelled=self.cancelled)
         plan = best.plan if best else self.plan
-        return tuned.module, replace(plan, origin=f"{plan.origin}; fine-tuned on {self.calibration.name}")
+        trained = f"fine-tuned on {self.calibration.name}{', which helped nothing' if tuned.chosen == 0 else ''}"
+        return tuned.module, replace(plan, origin=f"{plan.origin}; {trained}")
 
     def report(self, fraction: float, message: str) -> None:
         self.check()

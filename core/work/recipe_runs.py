@@ -114,10 +114,10 @@ class _Watch:
         def told(fraction: float, message: str, *_: object) -> None:
             self.on_progress(self.share + (0.95 - self.share) * fraction, f"Fine-tuning: {message}")
 
-        data = subject.data.calibration
         tuned = finetune_model(
-            module, data, seconds=float(seconds), seed=seed, on_progress=told, cancelled=self.cancelled
-        )
+            module, subject.data.calibration, seconds=float(seconds), teacher=subject.loaded.module,
+            keep=subject.data.selection, seed=seed, on_progress=told, cancelled=self.cancelled,
+        )  # fmt: skip
         return tuned.module
 
 

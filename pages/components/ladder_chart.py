@@ -15,7 +15,7 @@ NEAR = 0.1  # a share: ten points
 
 
 def figure(rows: Sequence[RungRow], level: DenseLevel | None, *, near: bool = False) -> go.Figure:
-    """The ladder: a row per rung, accuracy with its 95 % interval; hollow and at the edge what is not measured yet.
+    """The ladder: a row per rung, accuracy with its 95 % interval; hollow and near the edge what is not measured yet.
     near: only what is close to the dense network; rungs far below stand as arrows at the edge."""
     drawn = go.Figure()
     low, high = _range(rows, level, near)
@@ -37,7 +37,7 @@ def figure(rows: Sequence[RungRow], level: DenseLevel | None, *, near: bool = Fa
         drawn.add_trace(_mark(row, name, low))
     for row, name in zip(rows, names, strict=True):
         if row.accuracy is None:
-            drawn.add_trace(_hollow(row, name, low))
+            drawn.add_trace(_hollow(row, name, low + 0.03 * (high - low)))  # clear of its name
     charts.house(drawn, "The recovery ladder", "Accuracy on selection images; bars and band are 95 % intervals", 10)
     drawn.update_layout(height=150 + ROW_HEIGHT * len(rows), margin={"t": 64})
     drawn.update_yaxes(categoryorder="array", categoryarray=names[::-1], ticks="", showgrid=True, automargin=True)

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from core.apply import prune_model, training
+from core.apply import finetune, prune_model, training
 from core.apply.augment import augment_images, way_to_augment
 from core.apply.course import Course
 from core.apply.finetune import FineTuned, finetune_model
@@ -156,6 +156,58 @@ def test_a_stopped_run_goes_on_to_the_same_bits(tmp_path: Path, optimiser: str) 
     again = finetune_model(module, data, checkpoint=file, **course)  # nothing left to do
     assert key(again) == key(whole) and again.complete
     assert [path.name for path in file.parent.iterdir()] == [file.name]
+
+
+def right_of(module: nn.Module, data: ImageData) -> tuple[int, float]:
+    with torch.no_grad():
+        scores = module(data.images)
+    return int((scores.argmax(1) == data.labels).sum()), -float(F.cross_entropy(scores, data.labels))
+
+
+def test_the_state_that_does_best_on_images_for_choosing_is_kept() -> None:
+    module, data = small(), pictures(240)
+    course = {**COURSE, "epochs": 6, "lr": 0.3, "schedule": "constant"}  # up and down
+    plain = finetune_model(module, data, watch=data.selection, **course)
+    kept = finetune_model(module, data, keep=data.selection, watch=data.selection, **course)
+    assert plain.chosen is None and plain.epochs[-1].watched is not None
+    watched = [log.watched for log in kept.epochs]
+    assert kept.chosen is not None and kept.chosen > 0
+    assert right_of(kept.module, data.selection)[0] == round(9 * max(map(float, watched))), "far above the start"
+    assert watched[kept.chosen - 1] == max(map(float, watched)) and watched == [log.watched for log in plain.epochs]
+
+
+def test_training_that_harms_gives_the_start_back() -> None:
+    module, data = small(), pictures()
+    good = finetune_model(module, data, epochs=8, lr=0.05, batch_size=16).module
+    spoiled = ImageData(data.images, (data.labels + 1) % 3, data.classes, "wrong", (0.0, 0.0), (1.0, 1.0), data.parts)
+    found = finetune_model(good, spoiled, epochs=2, lr=0.1, batch_size=16, keep=data.selection)
+    assert found.chosen == 0 and found.complete and len(found.epochs) == 2
+    assert key(found) == fingerprint_state(good.state_dict())
+
+
+def test_a_little_better_is_not_better() -> None:
+    before = torch.arange(100) < 60
+    assert not finetune._clearly_more(before, before)
+    assert not finetune._clearly_more(torch.arange(100) < 62, before), "2 of 100: within 1.64 sqrt(2)"
+    assert finetune._clearly_more(torch.arange(100) < 63, before)
+    shifted = (torch.arange(100) < 69) & (torch.arange(100) >= 4)
+    assert not finetune._clearly_more(shifted, before), "9 won, 4 lost: within 1.64 sqrt(13)"
+
+
+@pytest.mark.parametrize("stop_after", [1, 3])
+def test_a_stopped_run_remembers_its_best_state(tmp_path: Path, stop_after: int) -> None:
+    module, data, file = small(), pictures(), tmp_path / "run.safetensors"
+    course = {**COURSE, "lr": 0.3, "schedule": "constant", "keep": data.selection}
+    whole, stop = finetune_model(module, data, **course), StopAfter(stop_after)
+    with pytest.raises(Cancelled) as caught:
+        finetune_model(module, data, checkpoint=file, on_progress=stop.listen, cancelled=stop, **course)
+    partial = caught.value.partial
+    assert partial.chosen <= stop_after
+    assert right_of(partial.module, data.selection) >= right_of(module, data.selection)
+    resumed = finetune_model(module, data, checkpoint=file, **course)
+    assert key(resumed) == key(whole) and resumed.chosen == whole.chosen
+    with pytest.raises(TrainError, match="another keep"):
+        finetune_model(module, data, checkpoint=file, **{**course, "keep": data.report})
 
 
 def test_a_stored_run_of_something_else_is_refused(tmp_path: Path) -> None:

@@ -197,6 +197,35 @@ def test_compensation_is_direct_least_squares_to_the_eighth_digit() -> None:
     assert torch.allclose(found.module[2].bias, direct[:, 3], atol=1e-8)
 
 
+def test_renewed_statistics_are_those_of_the_network_as_compensated_so_far() -> None:
+    torch.manual_seed(4)
+    net = nn.Sequential(nn.Conv2d(2, 6, 3), nn.ReLU(), nn.Conv2d(6, 5, 1), nn.ReLU(), nn.Conv2d(5, 3, 1)).eval()
+    net = net.double()
+    data = noise((1, 2, 9, 9), 40)
+    data = ImageData(data.images.double(), data.labels, data.classes, data.name, data.mean, data.std)
+    trace = trace_channels(net, data.images[:1])
+    first, second = [0, 2, 3], [1, 2, 4]
+
+    def compensated(layer: nn.Conv2d, x: Tensor, kept: list[int]) -> tuple[Tensor, Tensor, Tensor]:
+        """New weights and bias, and the layer's new outputs, rows of positions; x: (rows, channels)."""
+        y = x @ layer.weight.flatten(1).T + layer.bias
+        design = torch.cat([x[:, kept], torch.ones(len(x), 1, dtype=x.dtype)], 1)
+        solution = torch.linalg.lstsq(design, y).solution
+        return solution[:-1].T, solution[-1], design @ solution
+
+    with torch.no_grad():
+        x = net[1](net[0](data.images)).movedim(1, -1).reshape(-1, 6)
+        x = compensated(net[2], x, first)[2].relu()
+        W, b, _ = compensated(net[4], x, second)
+    plan = Plan({"0": tuple(first), "2": tuple(second)})
+    found, paper = (
+        rebuild_plan(net, trace, plan, data, solver="compensation", positions=1000, renew=renew).module[4]
+        for renew in (True, False)
+    )
+    assert torch.allclose(found.weight.flatten(1), W, atol=1e-8) and torch.allclose(found.bias, b, atol=1e-8)
+    assert not torch.allclose(paper.weight.flatten(1), W, atol=1e-3)
+
+
 def test_rescaled_outputs_have_their_old_variance() -> None:
     net = nn.Sequential(nn.Conv2d(2, 6, 3), nn.ReLU(), nn.Conv2d(6, 5, 3)).eval()
     randomise(net, 4)

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ import torch
 from torch import nn
 
 from core.apply import prune_model
+from core.apply.settle import settle_norms
 from core.errors import ExportError, LoadError
 from core.evaluate import evaluate_model
 from core.export import apply_recipe, export_model, write_report
@@ -235,6 +237,29 @@ def test_what_comes_home_through_a_browser_is_bounded(
     with pytest.raises(LoadError, match=said):
         homecoming.take_back_upload(BytesIO(content), name, "somebody", open_subject("demo/digits-vgg"), Plan({}))
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.suffix == ".safetensors"]
+
+
+def test_the_script_settles_norms_as_the_engine_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The script cannot import the engine, so it has a copy of its own."""
+    monkeypatch.setitem(sys.modules, "model", SimpleNamespace(SHAPE=(3, 8, 8)))
+    script: dict[str, Any] = {"__name__": "finetune", "__file__": "finetune.py"}
+    exec(compile(training_script({"plan": {"key": "0"}}), "finetune.py", "exec"), script)
+    torch.manual_seed(0)
+    one = nn.Sequential(nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5), nn.ReLU(), nn.Conv2d(5, 4, 3), nn.BatchNorm2d(4)).eval()
+    with torch.no_grad():
+        for norm in (one[1], one[4]):
+            norm.running_mean.uniform_(-1, 1)
+            norm.running_var.uniform_(1, 4)
+            norm.weight.uniform_(0.5, 2)
+            norm.bias.uniform_(-1, 1)
+    other, pixels = copy.deepcopy(one), torch.randint(0, 256, (70, 3, 8, 8), dtype=torch.uint8)
+    given = pixels.float() / 255
+    before = one(given).detach()
+    script["settle_norms"](one, pixels, 32, torch.device("cpu"))
+    assert settle_norms(other, given) == ("1", "4")
+    for name, tensor in other.state_dict().items():
+        assert torch.allclose(one.state_dict()[name], tensor, rtol=1e-4, atol=1e-5), name
+    assert torch.allclose(one(given), before, atol=1e-4)
 
 
 def test_nothing_from_a_recipe_becomes_code() -> None:
