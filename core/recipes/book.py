@@ -60,7 +60,7 @@ RECIPES.add(
         "CaP: greedy order and compensation",
         "Channels are ranked by what the rest can make up for; the next layers' weights follow in closed form. An "
         "accuracy to keep starts the paper's binary search; other budgets are met by equal marginal error.",
-        source="Xie et al. 2021, arXiv 2108.13728; the search on selection images")
+        source="Xie et al. 2021, arXiv 2108.13728; the search on selection images, other widths ours")
 )  # fmt: skip
 RECIPES.add(
     Row("balanced-rebuild",

@@ -9,7 +9,10 @@ from core.apply.reconstruct import reconstruct_model
 from core.errors import Cancelled
 from core.evaluate import evaluate_model
 from core.load import load_data, load_model
+from core.measure.residuals import Residuals
 from core.plan import target_groups
+from core.plan.lossmodel import POWER, POWER_ALONE
+from core.recipes import RECIPES, job
 from core.recipes.compensated import CompensatedNetwork
 from core.records import ImageData, LoadedModel, Trace, fingerprint_state
 from core.trace import trace_channels
@@ -58,3 +61,14 @@ def test_it_stops_when_asked(known: tuple[LoadedModel, Trace, ImageData, Compens
     groups = target_groups(trace, "inside")
     with pytest.raises(Cancelled):
         CompensatedNetwork(trace, groups, data.calibration, data.selection, cancelled=lambda: True)
+
+
+@pytest.mark.parametrize(("name", "power"), [("cap", POWER_ALONE), ("chapr-qr", POWER)])
+def test_what_nothing_behind_mends_weighs_more(name: str, power: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Widths of compensated networks are foretold with a higher power: large errors count for more there."""
+    asked: list[float] = []
+    monkeypatch.setattr(job, "measure_residuals", lambda *_, **__: Residuals({}, {}, 1))
+    monkeypatch.setattr(job, "rebuilt_curves", lambda *_, power: asked.append(power) or {})
+    loaded, data = load_model("demo/digits-resnet"), load_data("digits", limit=30)
+    job.Job(RECIPES[name], loaded, data, {"macs": 0.5}, None, None, 0).curves(None, 0.0, 1.0)
+    assert asked == [power] and POWER < 1.0 < POWER_ALONE
