@@ -28,10 +28,15 @@ PLAN_VERSION = ["answers"]  # so are plans without the answer to every image
 def job_key(verb: str, subject: Subject, **arguments: Any) -> str:
     """Names the result of ``verb``: same weights, same images, same arguments, and for times the same machine."""
     if "plan" in arguments:  # what a plan keeps names it, not the words on how it was made
-        arguments = {**arguments, "plan": Plan.from_json(arguments["plan"]).key}
+        arguments = {**arguments, "plan": _plan_key(arguments["plan"])}
     machine = [machine_identity()] if verb in {"latency_table", "evaluate_plan"} else []
     machine += {"latency_table": TABLE_VERSION, "evaluate_plan": PLAN_VERSION}.get(verb, [])
     return f"{verb}-{digest(subject.key, arguments, machine)}"
+
+
+@lru_cache(maxsize=64)  # reading a large network's plan takes milliseconds, and a page asks for one a dozen times
+def _plan_key(text: str) -> str:
+    return Plan.from_json(text).key
 
 
 def find_result(store: Store, verb: str, subject: Subject, **arguments: Any) -> Any:

@@ -274,20 +274,25 @@ class Store:
 
 _stores: dict[Path, Store] = {}
 _stores_lock = threading.Lock()
-_last: tuple[str | None, Store] | None = None  # looking at the folder takes ten times as long as looking into the store
+_last: tuple[str | None, Store, float] | None = None  # looking at the folder takes as long as looking into the store
 
 
 def open_store() -> Store:
     """The process-wide store in the home folder. Raises CoreError when that folder cannot be used."""
     global _last
     named = os.environ.get(HOME_VARIABLE)
-    if _last is not None and _last[0] == named and _last[1].path.parent.is_dir():
-        return _last[1]
+    now = time.monotonic()
+    if _last is not None and _last[0] == named:
+        if now - _last[2] < FRESH_S:
+            return _last[1]
+        if _last[1].path.parent.is_dir():
+            _last = (named, _last[1], now)
+            return _last[1]
     path = home_folder() / FILE_NAME
     with _stores_lock:
         if path not in _stores:
             _stores[path] = Store(path)
-        _last = (named, _stores[path])
+        _last = (named, _stores[path], now)
         return _stores[path]
 
 

@@ -80,7 +80,7 @@ def keep_stream(file: IO[bytes], target: Path, name: str, limit_bytes: int | Non
             digest.update(piece)
             out.write(piece)
     if not size:
-        raise LoadError(f"{name} is empty.")
+        raise LoadError(f"{name} is empty: expected a file with content, found 0 bytes. Save or copy it again.")
     return digest.hexdigest()[:12]
 
 

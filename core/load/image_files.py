@@ -17,6 +17,7 @@ from core.load.split import Indices
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
 PIXEL_LIMIT = 80_000_000
+SAVE = "np.savez(path, images=..., labels=...)"
 TEST_FOLDERS = ("val", "valid", "validation", "test")
 
 
@@ -94,18 +95,21 @@ def npz_images(path: Path, limit_bytes: int) -> ImageSource:
     missing = [key for key in ("images", "labels") if key not in arrays]
     if missing:
         found = ", ".join(list(arrays)[:6]) or "nothing"
-        raise LoadError(f"{path.name} lacks {' and '.join(missing)}; it holds {found}. Expected images and labels.")
+        raise LoadError(
+            f"{path.name} lacks {' and '.join(missing)}; it holds {found}. Expected images and labels: {SAVE}."
+        )
     images, labels = arrays["images"], arrays["labels"]
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3 or 0 in images.shape[1:]:
         raise LoadError(
-            f"{path.name}: images should be uint8, N x H x W x 3; found {images.dtype}, {_size(images.shape)}."
+            f"{path.name}: images should be uint8, N x H x W x 3; found {images.dtype}, {_size(images.shape)}. "
+            "Save whole numbers from 0 to 255, colours last; grey images as three equal colours."
         )
     if not len(images):
         raise LoadError(f"{path.name} has 0 images.")
     if labels.dtype.kind not in "iu" or labels.shape != images.shape[:1]:
         raise LoadError(
             f"{path.name}: labels should be {len(images)} whole numbers, one per image; found {labels.dtype}, "
-            f"{_size(labels.shape)}."
+            f"{_size(labels.shape)}. Save the class number of every image, from 0."
         )
     labels = labels.astype(np.int64)
     classes = _class_names(path, arrays, labels)
@@ -140,9 +144,7 @@ def _read_arrays(path: Path, limit_bytes: int) -> dict[str, NDArray]:
     except (zipfile.BadZipFile, OSError, ValueError, EOFError, NotImplementedError) as error:
         pickled = "allow_pickle" in str(error)
         reason = "it holds pickled objects, which are never read" if pickled else "it is damaged or no .npz file"
-        raise LoadError(
-            f"{path.name} cannot be read: {reason}. Save it with np.savez(images=..., labels=...)."
-        ) from error
+        raise LoadError(f"{path.name} cannot be read: {reason}. Save it anew: {SAVE}.") from error
 
 
 def _size(shape: tuple[int, ...]) -> str:

@@ -41,7 +41,7 @@ def read_state_dict(path: str | Path, *, limit_bytes: int = WEIGHTS_LIMIT_BYTES)
     try:
         found = safetensors.torch.load_file(path) if path.suffix == ".safetensors" else _read_torch(path, limit_bytes)
     except safetensors.SafetensorError as error:
-        raise LoadError(f"{path.name} is not a readable .safetensors file ({_first_line(error)}).") from error
+        raise _unreadable(path, error) from error
     return _checked_state(_unwrap(found), path.name, limit_bytes)
 
 
@@ -52,7 +52,12 @@ def read_metadata(path: str | Path) -> dict[str, str]:
         with safetensors.safe_open(path, framework="pt") as file:
             return dict(file.metadata() or {})
     except safetensors.SafetensorError as error:
-        raise LoadError(f"{path.name} is not a readable .safetensors file ({_first_line(error)}).") from error
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> LoadError:
+    told = f"{path.name} is not a readable .safetensors file ({_first_line(error)})."
+    return LoadError(f"{told} Expected a whole one: copy it again, or save it anew with safetensors.torch.save_file.")
 
 
 def checked_file(path: str | Path, limit_bytes: int) -> Path:

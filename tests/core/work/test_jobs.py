@@ -185,18 +185,18 @@ def test_running_work_goes_on_while_anyone_waits(start: Callable[..., JobManager
 
 def test_a_newer_preview_replaces_the_older(start: Callable[..., JobManager], tmp_path: Path) -> None:
     manager = start()
-    never = str(tmp_path / "never")
+    never, nowhere, nor_there = (str(tmp_path / name) for name in ("never", "nowhere", "nor there"))
     first = manager.submit("ann", "until", {"path": never}, replaces="preview")
     other = manager.submit("bob", "until", {"path": str(tmp_path)}, replaces="preview")
     until(manager, first, running)
-    second = manager.submit("ann", "until", {"path": never, "x": 1}, replaces="preview")
+    second = manager.submit("ann", "until", {"path": nowhere}, replaces="preview")
     third = manager.submit("ann", "until", {"path": str(tmp_path)}, replaces="preview")
     assert manager.status(second).state == "cancelled"
     assert manager.wait(first, WAIT_S).state == "cancelled"
     assert manager.wait(third, WAIT_S).state == "done" and manager.wait(other, WAIT_S).state == "done"
     assert [status.id for status in manager.statuses("ann")] == [first, second, third]
     assert [status.replaced for status in manager.statuses("ann")] == [True, True, False]
-    stopped = manager.submit("ann", "until", {"path": never, "x": 2}, replaces="preview")
+    stopped = manager.submit("ann", "until", {"path": nor_there}, replaces="preview")
     manager.cancel(stopped)
     assert manager.wait(stopped, WAIT_S).state == "cancelled" and not manager.status(stopped).replaced
 
