@@ -2,49 +2,32 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import streamlit as st
 
 from core import (
     AS_CUT,
-    START_PLANS,
     CoreError,
     Plan,
     Reason,
-    StartPlan,
     collapsed,
     count_cost,
-    has_network,
-    list_criteria,
     plan_reasons,
     reasons_csv,
 )
-from core.keep.workspace import NamedPlan, made_how, overrides
-from pages.components import charts, choices, classroom_rules, downloads, frame, moves, session, tables, work
-from pages.components.desk import (
-    Desk,
-    cells,
-    equaliser_rows,
-    equaliser_terms,
-    gather,
-    state_of,
-)
+from core.keep.workspace import NamedPlan, Workspace, made_how
+from pages.components import charts, choices, desk_tools, downloads, frame, moves, session, tables, work
+from pages.components.desk import Desk, cells, equaliser_rows, equaliser_terms, gather, state_of
 from pages.components.desk_charts import curve_figure, plan_figure
-from pages.components.equaliser import equaliser
+from pages.components.equaliser import equaliser, handled
 from pages.components.headline import headline_strip
 
 LEAD = "Drag a bar to take channels away. Estimates follow your hand; the plan is measured as soon as you let go."
-CRITERIA = {row.name: row for row in list_criteria()}
-SNAPS = {1: "any width", 2: "multiples of 2", 4: "multiples of 4", 8: "multiples of 8", 16: "multiples of 16"}
-NEEDS = {
-    "scores": "Waits until the channels are scored.",
-    "curves": "Waits until the curves are measured.",
-    "proposal": "Waits until whole plans have been measured to find it.",
-    "latency": "Waits until the layers are timed on this machine.",
-}
-CRITERION, SNAP, EVEN, NAME, PLANS = "tune_criterion", "tune_snap", "tune_even", "tune_name", "tune_plans"
-REPAIR, SIZE, CURVES, WHY, DRAWN = "tune_repair", "tune_size", "tune_curves", "tune_why", "tune_drawn"
+NAME, PLANS, CURVES, WHY = "tune_name", "tune_plans", "tune_curves", "tune_why"
+DRAWN, HURT = "tune_drawn", "tune_hurt"
+HEARD = ("headline", "equaliser")  # who carries what the bars say
 
 
 def main() -> None:
@@ -55,10 +38,10 @@ def main() -> None:
 
 @st.fragment
 def tune() -> None:
-    """All that a drag changes. The fragment runs by itself on every release."""
+    """All that a plan changes. The fragment runs by itself, on a release soon after the headline has answered it."""
     try:
         desk = look()
-        session.set_temporary(DRAWN, state_of(desk))
+        session.set_temporary(DRAWN, state_of(desk, hurt(desk)))
         draw(desk)
     except CoreError as error:
         st.error(str(error), icon=":material/error:")
@@ -72,19 +55,37 @@ def look() -> Desk:
 
 @st.fragment
 def numbers(given: list[Desk]) -> None:
-    """What changes while something is measured: the headline and how far it is. Runs by itself until all is known.
-    ``given``: what its surroundings know, on the run in which they draw it."""
+    """What a release changes first, and what changes while something is measured: the headline and how far it is. Runs
+    by itself; what stands around it is drawn anew a moment later. ``given``: what its surroundings know, on the run in
+    which they draw it."""
     try:
         desk = given.pop() if given else look()
-        now = state_of(desk)
-        redraw = "" if session.temporary(DRAWN) == now else now
-        headline_strip(cells(desk), key="headline", pending=desk.pending, poll_ms=desk.poll_ms, redraw=redraw)
+        state = state_of(desk, hurt(desk))
+        behind = session.temporary(DRAWN) != state or session.has_notice()
+        headline_strip(
+            cells(desk),
+            key="headline",
+            pending=desk.pending,
+            poll_ms=desk.poll_ms,
+            redraw=state if behind else "",
+            ack=handled(*HEARD),
+            loss_scale=desk.correction.scale,
+            on_edit=moves.on_edit,
+        )
         tell_failures(desk)
-        if desk.plan is not None and not desk.meaningless and not desk.pending_plan:
-            repair = work.repair(desk.record, desk.plan)
-            moves.note_plan(desk.subject, desk.plan, repair, desk.measured, made_how(desk.record))
+        noted = note(desk)
+        if noted.revision == desk.record.revision + 1 and not behind:  # nothing around shows what was noted
+            session.set_temporary(DRAWN, state_of(replace(desk, record=noted), hurt(desk)))
     except CoreError as error:
         st.error(str(error), icon=":material/error:")
+
+
+def note(desk: Desk) -> Workspace:
+    """Remember what was measured of the plan, once; the workspace after it."""
+    if desk.plan is None or desk.meaningless or desk.pending_plan:
+        return desk.record
+    repair = work.repair(desk.record, desk.plan)
+    return moves.note_plan(desk.subject, desk.plan, repair, desk.measured, made_how(desk.record))
 
 
 def draw(desk: Desk) -> None:
@@ -96,8 +97,8 @@ def draw(desk: Desk) -> None:
         notice = session.take_notice()
         if notice:
             st.warning(notice, icon=":material/info:")
-        tools(desk)
-    if collapsed(desk.measured, desk.dense) and work.repair(desk.record, desk.plan) == AS_CUT:
+        desk_tools.tools(desk)
+    if hurt(desk) and work.repair(desk.record, desk.plan) == AS_CUT:
         st.caption(
             ":material/healing: As cut, this plan loses much. A repair, chosen above the bars, rebuilds the weights "
             "that stay from calibration images and may win it back."
@@ -112,18 +113,29 @@ def draw(desk: Desk) -> None:
     why(desk)
 
 
+def hurt(desk: Desk) -> bool:
+    """Whether the plan loses much; until it is measured, whether the one before did, so that a hint stays in place."""
+    of, lost = session.temporary(HURT, ("", False))
+    if "accuracy" in desk.measured:
+        lost = collapsed(desk.measured, desk.dense)
+        session.set_temporary(HURT, (desk.subject.key, lost))
+        return lost
+    return bool(lost) and of == desk.subject.key
+
+
 def bars(desk: Desk) -> None:
     dense = desk.curves.dense.accuracy if desk.curves is not None and not desk.meaningless else None
     equaliser(
         equaliser_rows(desk),
         key="equaliser",
         rev=session.equaliser_rev(),
+        ack=handled(*HEARD),
         selected=selected(desk),
         dense_accuracy=dense,
         chance=desk.subject.chance,
         loss_scale=desk.correction.scale,
         cost=equaliser_terms(desk),
-        snap=session.choice(SNAP, 1),
+        snap=desk_tools.snap(),
         strip=False,
         picture=charts.picture_format(),
         on_edit=moves.on_edit,
@@ -148,132 +160,10 @@ def tell_failures(desk: Desk) -> None:
             work.progress(job.work, job.title, retry=job.retry, key=f"tune-{name}")
 
 
-def tools(desk: Desk) -> None:
-    record = desk.record
-    with st.container(horizontal=True, vertical_alignment="center", key="tune-tools"):
-        st.button(
-            "Undo", icon=":material/undo:", on_click=moves.on_command, args=("undo",), disabled=not record.can_undo
-        )
-        st.button(
-            "Redo", icon=":material/redo:", on_click=moves.on_command, args=("redo",), disabled=not record.can_redo
-        )
-        untouched = not any(record.removed.values())
-        st.button("Dense", icon=":material/restart_alt:", on_click=moves.set_dense, disabled=untouched, help=DENSE_HELP)
-        moved = overrides(record)
-        st.button(
-            "Reset",  # always as wide: the bars below must not jump when the first one is moved
-            icon=":material/settings_backup_restore:",
-            on_click=moves.reset_overrides,
-            disabled=not moved,
-            help=f"{tables.plural(len(moved), 'bar') if moved else 'Bars'} that you moved go back to where the plan "
-            "before had them. One step of undo.",
-        )
-        if not classroom_rules.hidden("recover"):
-            repairs(desk)
-        if not classroom_rules.frozen("starts"):
-            with st.popover("Start from a plan", icon=":material/auto_awesome:"):
-                start_plans(desk)
-        elif not classroom_rules.hidden("starts"):
-            st.button(
-                "Start from a plan", icon=":material/lock:", disabled=True, key="starts", help=classroom_rules.REASON
-            )
-        with st.popover("Settings", icon=":material/settings:"):
-            settings(desk)
-
-
-def repairs(desk: Desk) -> None:
-    """How the smaller network is built once its channels have left; a network kept for this plan is offered first."""
-    kept = work.kept_network(desk.record, desk.plan) if desk.plan is not None else None
-    own = [kept["name"]] if kept is not None and has_network(kept["name"]) else []
-    session.set_widget_value(REPAIR, work.repair(desk.record, desk.plan))
-
-    def words(name: str) -> str:
-        title = work.repair_words(desk.record, name)[0]
-        return "No repair" if name == AS_CUT else f"Kept: {title}" if name in own else f"Repair: {title.lower()}"
-
-    st.selectbox(
-        "After the cut",
-        [*own, *work.REPAIRS],
-        format_func=words,
-        key=REPAIR,
-        label_visibility="collapsed",
-        width=220,
-        disabled=classroom_rules.frozen("recover"),
-        on_change=lambda: moves.set_repair(session.widget_value(REPAIR)),
-        help=classroom_rules.why("recover")
-        or "  \n".join(f"**{row.title}**: {row.summary}" for row in work.REPAIRS.values()),
-    )
-
-
 PINNED = (
     "The channels of this plan were chosen by name; they stay so in every group whose bar you do not move. In a group "
     "that you move, and once you choose another criterion, the criterion chooses."
 )
-DENSE_HELP = "Put every channel back. One step of undo."
-
-
-def start_plans(desk: Desk) -> None:
-    for plan in START_PLANS:
-        missing = missing_need(desk, plan)
-        st.button(
-            plan.title,
-            key=f"start-{plan.name}",
-            help=NEEDS[missing] if missing else plan.help,
-            on_click=moves.start_from,
-            args=(plan,),
-            disabled=bool(missing),
-            width="stretch",
-        )
-    with st.container(horizontal=True, vertical_alignment="bottom"):
-        most = count_cost(desk.subject.trace).size_bytes / 2**20
-        step = round(max(0.01, most / 20), 2)
-        size = st.number_input("At most, MB", 0.01, None, round(most / 2, 2), step=step, key=SIZE)
-        missing = next((need for need in ("scores", "curves") if not desk.knows(need)), "")
-        st.button(
-            "Start",
-            key="start-size",
-            on_click=moves.start_at_size,
-            args=(size,),
-            disabled=bool(missing),
-            help=NEEDS[missing] if missing else "Parameters and buffers as stored, taken where they cost least.",
-        )
-    share = st.slider("The same share of every group", 0.0, 0.9, 0.5, 0.05, format="percent", key=EVEN)
-    st.button(
-        f"Remove {tables.percent(share, 0)} of every group",
-        key="start-even",
-        on_click=moves.set_even,
-        args=(share,),
-        disabled=not desk.subject.trace.prunable,
-        width="stretch",
-    )
-
-
-def missing_need(desk: Desk, plan: StartPlan) -> str:
-    return next((need for need in plan.needs if not desk.knows(need)), "")
-
-
-def settings(desk: Desk) -> None:
-    session.set_widget_value(CRITERION, work.criterion(desk.record))
-    classroom_rules.tell("criterion")
-    st.selectbox(
-        "Which channels leave first",
-        list(CRITERIA),
-        format_func=lambda name: CRITERIA[name].title,
-        key=CRITERION,
-        disabled=classroom_rules.frozen("criterion"),
-        on_change=lambda: moves.set_criterion(session.widget_value(CRITERION)),
-        help="The importance criterion: in every group the lowest scores leave first. Widths stay as they are.",
-    )
-    st.caption(CRITERIA[work.criterion(desk.record)].summary)
-    session.set_widget_value(SNAP, session.choice(SNAP, 1))
-    st.selectbox(
-        "Bars snap to",
-        list(SNAPS),
-        format_func=SNAPS.__getitem__,
-        key=SNAP,
-        on_change=lambda: session.choose(**{SNAP: session.widget_value(SNAP)}),
-        help="Many kernels are fastest at widths that are multiples of 8 or 16.",
-    )
 
 
 def curve(desk: Desk) -> None:
@@ -290,8 +180,7 @@ def curve(desk: Desk) -> None:
             selection_mode="points",
         )
     elif group_id in desk.curves.points:
-        with curve_figure(desk, group_id) as figure:
-            st.plotly_chart(figure, key="tune-curve", config=charts.config("curve"))
+        st.plotly_chart(curve_figure(desk, group_id), key="tune-curve", config=charts.config("curve"))
 
 
 def pick_curve() -> None:

@@ -23,7 +23,9 @@ function shapeOf(rows) {
 
 function createDesk(root) {
   const desk = { view: buildDesk(root), model: null, gesture: null, late: null, rev: null, painting: 0, moved: new Set(), marked: new Set() };
-  desk.outbox = createOutbox(({ kind, ...message }) => desk.setStateValue(kind, message));
+  desk.outbox = createOutbox(({ kind, ...message }) => {
+    if (kind !== "edit" || !carried(message)) desk.setStateValue(kind, message);
+  });
   desk.snapshot = () => ({
     rev: desk.rev,
     values: Object.fromEntries(desk.model.values),
@@ -56,10 +58,10 @@ function createDesk(root) {
   // Python's values, but ours where it cannot know them yet.
   desk.adopt = (data, ours = new Set()) => {
     desk.late = null;
-    const unheard = desk.outbox.unheard();
+    const unheard = desk.outbox.unheardIds(data.ack);
     const theirs = Object.fromEntries(data.rows.map((row) => [row.id, row.kept]));
     for (const row of data.rows) if (!ours.has(row.id) && !unheard.has(row.id)) desk.model.values.set(row.id, row.kept);
-    if (!desk.outbox.holdsEdits()) desk.model.locked = new Set(data.rows.filter((row) => row.locked).map((row) => row.id));
+    if (desk.outbox.knewLocks(data.ack)) desk.model.locked = new Set(data.rows.filter((row) => row.locked).map((row) => row.id));
     desk.rev = data.rev;
     settle(desk.view.root);
     desk.outbox.rebase(data.rev, theirs);
@@ -69,9 +71,27 @@ function createDesk(root) {
   wireOverview(desk);
   wirePage(desk);
   wireRedraw(desk);
+  wireAnswer(desk);
   new ResizeObserver(() => desk.model && fitColumns(desk.view, desk.model)).observe(desk.view.scroller);
   const timer = setInterval(() => (root.isConnected ? desk.outbox.resendLate() : clearInterval(timer)), 1000);
   return desk;
+}
+
+// Whether a headline takes the edit: its answer is then shorter than all that stands around the bars.
+function carried(message) {
+  return !window.dispatchEvent(new CustomEvent("prunescope-edit", { detail: message, cancelable: true }));
+}
+
+// The headline heard from Python; the bars themselves stand as the hand left them.
+function wireAnswer(desk) {
+  const hear = ({ detail }) => {
+    if (!desk.view.root.isConnected) return window.removeEventListener("prunescope-answer", hear);
+    if (!desk.model) return undefined;
+    desk.model.lossScale = detail.loss_scale;
+    desk.outbox.acknowledge(detail.ack);
+    return announce(desk);
+  };
+  window.addEventListener("prunescope-answer", hear);
 }
 
 // Somebody else on the page knows of something new; under a hand it can wait.

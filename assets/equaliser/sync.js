@@ -2,9 +2,10 @@
 // dropped. Neighbouring edits that wait are joined, each gesture staying one entry of `steps`.
 
 const RESEND_MS = 5000;
+const DRAWN_MS = 5000; // the longest that a drawing may be under way while a newer edit is answered
 
 function createOutbox(send, now = () => performance.now()) {
-  const box = { seq: 0, inFlight: null, sentAt: 0, waiting: [] };
+  const box = { seq: 0, inFlight: null, sentAt: 0, waiting: [], answered: [] };
 
   function pump() {
     if (box.inFlight || !box.waiting.length) return;
@@ -19,7 +20,10 @@ function createOutbox(send, now = () => performance.now()) {
     box.seq = Math.max(box.seq, seq);
   };
   box.acknowledge = (ack) => {
-    if (box.inFlight && ack >= box.inFlight.seq) box.inFlight = null;
+    if (box.inFlight && ack >= box.inFlight.seq) {
+      box.answered = [...fresh(), { ...box.inFlight, at: now() }];
+      box.inFlight = null;
+    }
     pump();
   };
   // edit: {rev, values, locked}; step: {id: kept} that one gesture changed, or null when only a lock did.
@@ -41,8 +45,12 @@ function createOutbox(send, now = () => performance.now()) {
     pump();
   };
   const messages = () => (box.inFlight ? [box.inFlight, ...box.waiting] : box.waiting);
-  // Ids whose newest value Python may not know yet.
-  box.unheard = () => new Set(messages().flatMap((message) => (message.steps || []).flatMap(Object.keys)));
+  const fresh = () => box.answered.filter(({ at }) => now() - at < DRAWN_MS);
+  // What Python did not know yet when it had handled message number `ack`: an edit may be answered, by the headline,
+  // before a drawing arrives that was begun without it.
+  const unheard = (ack) => [...fresh().filter(({ seq }) => seq > ack), ...messages()].filter(({ kind }) => kind === "edit");
+  box.unheardIds = (ack) => new Set(unheard(ack).flatMap(({ steps }) => steps.flatMap(Object.keys)));
+  box.knewLocks = (ack) => !unheard(ack).length;
   box.holdsEdits = () => messages().some((message) => message.kind === "edit");
   // Python changed the values while messages wait: what waits now means "those values, and my steps".
   box.rebase = (rev, values) => {
@@ -54,7 +62,7 @@ function createOutbox(send, now = () => performance.now()) {
     }
   };
   box.clear = () => {
-    box.waiting = [];
+    box.waiting = box.answered = [];
     box.inFlight = null;
   };
   box.resendLate = () => {

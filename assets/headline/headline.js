@@ -1,8 +1,9 @@
 // The headline numbers. At rest they are Python's; under the hand, and until Python has answered, they are the
 // equaliser's estimates, with a hollow mark. While something is being measured the strip asks Python again, never
-// during a drag.
+// during a drag. The equaliser's edits travel as the strip's own, so that these numbers alone are the answer.
 
 const POLL_MS = 500;
+const SETTLE_MS = 40; // from an answer to the drawing of all around it: answers that follow at once share one
 const LOST_MS = 4000; // an answer that is this late will not come: ask again
 const HOLLOW = new Set(["estimated", "predicted"]);
 const strips = new WeakMap();
@@ -112,15 +113,32 @@ function createStrip(root) {
     cancelAnimationFrame(strip.painting);
     strip.painting = requestAnimationFrame(() => paint(strip));
   };
+  // Taken by preventDefault: the equaliser sends what nobody takes itself.
+  const carry = (event) => {
+    if (strip.data?.ack == null || !root.isConnected) return;
+    event.preventDefault();
+    strip.setStateValue("edit", event.detail);
+  };
   window.addEventListener("prunescope-estimates", hear);
+  window.addEventListener("prunescope-edit", carry);
   strip.close = () => {
     window.removeEventListener("prunescope-estimates", hear);
+    window.removeEventListener("prunescope-edit", carry);
     clearTimeout(strip.timer);
+    clearTimeout(strip.settling);
   };
   return strip;
 }
 
-export default function ({ data, parentElement, setTriggerValue }) {
+// What else stands on the page is older than these numbers: whoever drew it shall draw it anew.
+function askForRest(strip, word) {
+  if (word === strip.asked) return;
+  strip.asked = word;
+  clearTimeout(strip.settling);
+  if (word) strip.settling = setTimeout(() => window.dispatchEvent(new CustomEvent("prunescope-redraw")), SETTLE_MS);
+}
+
+export default function ({ data, parentElement, setStateValue, setTriggerValue }) {
   const root = parentElement.querySelector(".headline");
   if (!root || !data) return;
   let strip = strips.get(parentElement);
@@ -129,13 +147,12 @@ export default function ({ data, parentElement, setTriggerValue }) {
     strip = createStrip(root);
     strips.set(parentElement, strip);
   }
-  Object.assign(strip, { data, setTriggerValue });
+  Object.assign(strip, { data, setStateValue, setTriggerValue });
+  if (data.ack != null) window.dispatchEvent(new CustomEvent("prunescope-answer", { detail: data }));
   paint(strip);
   clearTimeout(strip.timer);
   if (data.pending) plan(strip, data.poll_ms || POLL_MS);
-  // What else stands on the page is older than these numbers: whoever drew it shall draw it anew.
-  if (data.redraw && data.redraw !== strip.asked) window.dispatchEvent(new CustomEvent("prunescope-redraw"));
-  strip.asked = data.redraw;
+  askForRest(strip, data.redraw);
   return () => {
     if (!root.isConnected) strip.close();
   };

@@ -30,6 +30,8 @@ ACCURACY_AXIS = "accuracy on selection images, %"
 LOSS_AXIS = "cross-entropy on selection images, nats"
 LOG_TICKS = [digit * 10.0**power for power in range(-5, 4) for digit in (1, 2, 5)]
 PICTURE, PICTURES = "picture_format", {"png": "PNG", "svg": "SVG"}
+# Where room is made by measuring letters: a saved picture cannot have the page's own font, and would overlap with it.
+SAVED_FONT = "Arial, Helvetica, sans-serif"
 MANY_BARS = 160  # beyond it gaps between bars are only noise
 
 
@@ -287,8 +289,9 @@ def share_axis(figure: go.Figure) -> None:
 
 
 def hold_left(figure: go.Figure) -> None:
-    """The same left edge whatever the tick labels are, so that charts under one another share their x axis."""
-    figure.update_layout(margin_l=64)
+    """The same left edge whatever the tick labels are, so that charts under one another share their x axis. The title
+    stands over the axis, clear of the upright one, and is a little smaller for that."""
+    figure.update_layout(margin_l=64, title={"xref": "paper", "font": {"size": 14}})
     figure.update_yaxes(automargin=False)
 
 
@@ -318,7 +321,8 @@ def _loss_range(values: Sequence[float], log: bool) -> list[float]:
 
 def house(figure: go.Figure, title: str, subtitle: str, height: int) -> None:
     """What all figures share. No ``subtitle``: ""."""
-    heading: dict[str, Any] = {"text": title, "x": 0, "xref": "paper", "xanchor": "left", "font": {"size": 15}}
+    # From the very left: over the axis alone a narrow screen would cut it off.
+    heading: dict[str, Any] = {"text": title, "x": 0, "xref": "container", "xanchor": "left", "font": {"size": 15}}
     if subtitle:
         heading["subtitle"] = {"text": subtitle, "font": {"size": 12, "color": REFERENCE}}
     figure.update_layout(
@@ -328,11 +332,11 @@ def house(figure: go.Figure, title: str, subtitle: str, height: int) -> None:
         hovermode="closest",
         hoverlabel={"align": "left", "namelength": -1},
         dragmode=False,
-        legend={"itemclick": False, "itemdoubleclick": False, "font": {"size": 12}},
+        legend={"itemclick": False, "itemdoubleclick": False, "font": {"size": 12, "family": SAVED_FONT}},
         legend_title_text="",
     )
     figure.update_xaxes(showgrid=False, zeroline=False, fixedrange=True, ticks="outside", ticklen=4, tickcolor=FAINT)
-    figure.update_yaxes(gridcolor=FAINT, zeroline=False, fixedrange=True)
+    figure.update_yaxes(gridcolor=FAINT, zeroline=False, fixedrange=True, tickfont_family=SAVED_FONT)
 
 
 def shortened(text: str, longest: int) -> str:

@@ -129,7 +129,7 @@ def numbers_table(subject: Subject, entries: Sequence[Entry], drawn: Mapping[str
     heads = "".join(f'<th scope="col">{_dot(drawn[one.name])}{escape(one.name)}</th>' for one in entries)
     first = entries[0]
     rows = [("Accuracy", [_accuracy(one, first, subject, meaningless) for one in entries])]
-    rows.append(("Latency", [_latency(one, first) for one in entries]))
+    rows.append(("Latency", [_latency(one, entries) for one in entries]))
     for name in ("macs", "params", "size_bytes"):
         write = tables.size if name == "size_bytes" else tables.count
         values = [getattr(one.cost, name) for one in entries]
@@ -177,15 +177,32 @@ def _accuracy(one: Entry, first: Entry, subject: Subject, meaningless: str) -> t
     return tables.percent(said["value"]), beside
 
 
-def _latency(one: Entry, first: Entry) -> tuple[str, str]:
+def _latency(one: Entry, entries: Sequence[Entry]) -> tuple[str, str]:
     said = one.found.get("latency")
     if said is None:
         return tables.MISSING, "measuring …" if one.work.active else "not known"
+    if not one.plan.kept:
+        return _dense_latency(said, [other for other in entries if other.plan.kept and "latency" in other.found])
     own = one.found["dense_latency"]["median_ms"]
     beside = f"{tables.ms(said['low_ms'])} to {tables.ms(said['high_ms'])}"
-    if one.plan.kept:
-        beside += f"\n{tables.change(said['median_ms'] / own - 1, 0)} beside the dense network"
-    return tables.ms(said["median_ms"]), beside
+    beside += f"\n{tables.change(said['median_ms'] / own - 1, 0)} beside the dense network:"
+    return tables.ms(said["median_ms"]), f"{beside}\n{tables.ms(own)}, timed in turns with it"
+
+
+def _dense_latency(said: Mapping[str, Any], others: Sequence[Entry]) -> tuple[str, str]:
+    """Of the runs in which it was timed in turns with the plans beside it, so that the columns agree with the changes
+    they tell. ``said``, of another moment, where there is none."""
+    turns = [one.found["dense_latency"] for one in others] or [said]
+    low, high = (pick(turns, key=lambda one: one["median_ms"]) for pick in (min, max))
+    value, most = tables.ms(low["median_ms"]), tables.ms(high["median_ms"])
+    if value != most:
+        return f"{value.removesuffix(' ms')} to {most}", f"timed in turns with each of {len(turns)} plans"
+    beside = f"{tables.ms(low['low_ms'])} to {tables.ms(high['high_ms'])}"
+    return value, beside + (f"\ntimed in turns with {_plans_named(others)}" if others else "")
+
+
+def _plans_named(others: Sequence[Entry]) -> str:
+    return f"“{others[0].name}”" if len(others) == 1 else f"each of {len(others)} plans"
 
 
 # Accuracy over cost, widths

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -12,12 +11,12 @@ from core import (
     CoreError,
     Correction,
     Figure,
+    Headline,
     LatencyTable,
     Plan,
     Scores,
     Sensitivity,
     Subject,
-    collapsed,
     desk_figures,
     desk_rows,
     drag_terms,
@@ -31,10 +30,15 @@ from core.keep.workspace import Workspace
 from pages.components import tables, work
 from pages.components.equaliser import CostTerms, EqualiserRow
 from pages.components.headline import Cell
+from pages.components.recent import Recent
 
 DENSE = Plan({})
 Found = TypeVar("Found")
 NO_CORRECTION = Correction(1.0, 0, None, None)
+# By what they depend on; what is named by its identity is kept with them. A page that waits asks twice a second.
+_terms: Recent[CostTerms] = Recent(16)
+_headlines: Recent[tuple[Any, Headline]] = Recent(64)
+_corrections: Recent[tuple[Any, Correction]] = Recent(64)
 TITLES = {
     "accuracy": "Accuracy",
     "latency": "Latency",
@@ -157,8 +161,13 @@ def correction(
     if curves is None or curves.plan_key or "accuracy" not in dense:
         return NO_CORRECTION
     own = work.network_key(record, plan) if plan is not None else ""
-    seen = [one for one in seen_plans(record.measured, subject) if one.key != own]
-    return learn_correction(subject.trace, curves, seen, dense["accuracy"]["value"], work.repair(record, plan))
+    known, right, repair = record.measured, dense["accuracy"]["value"], work.repair(record, plan)
+
+    def learn() -> tuple[Any, Correction]:
+        seen = [one for one in seen_plans(known, subject) if one.key != own]
+        return (known, curves), learn_correction(subject.trace, curves, seen, right, repair)
+
+    return _corrections.get((subject.key, id(known), id(curves), own, right, repair), learn)[1]
 
 
 def known_now(record: Workspace, subject: Subject | None = None) -> Desk:
@@ -197,14 +206,15 @@ def why_meaningless(subject: Subject) -> str:
     return "" if subject.real_images else "Random images: accuracy means nothing here."
 
 
-def state_of(desk: Desk) -> str:
-    """Changes whenever the bars, tools and tables of the page would be drawn differently, though nobody moved a bar."""
+def state_of(desk: Desk, hurt: bool) -> str:
+    """Changes whenever the bars, tools and tables of the page would be drawn differently, though nobody moved a bar.
+    What a new measurement teaches about estimates reaches the bars with the headline. hurt: a repair is hinted at."""
     points = () if desk.curves is None else [point for all_ in desk.curves.points.values() for point in all_]
     seen = (len(points), sum(point.images for point in points), desk.curves is not None and desk.curves.complete)
     known = [name for name in ("scores", "curves", "latency", "proposal") if desk.knows(name)]
     terms = None if desk.table is None else hash(desk.table.knots)
-    found = (bool(desk.measured) and not desk.pending_plan, collapsed(desk.measured, desk.dense))
-    return repr((desk.record.revision, seen, known, terms, found, desk.correction.scale, "accuracy" in desk.dense))
+    listed = bool(desk.record.plans and desk.measured) and not desk.pending_plan  # among the named plans, perhaps
+    return repr((desk.record.revision, seen, known, terms, listed, hurt))
 
 
 # What the components draw
@@ -228,35 +238,30 @@ def equaliser_rows(desk: Desk) -> list[EqualiserRow]:
     ]
 
 
-_terms: OrderedDict[Any, CostTerms] = OrderedDict()  # by network and table; replaced whole, never changed
-TERMS_KEPT = 16
-
-
 def equaliser_terms(desk: Desk) -> CostTerms:
-    """What the browser prices a drag by. Tens of milliseconds for a large network, so the last few are kept."""
-    key = (desk.subject.key, desk.table.knots if desk.table is not None else None)
-    if key not in _terms:
+    """What the browser prices a drag by."""
+
+    def make() -> CostTerms:
         terms = drag_terms(desk.subject.trace, desk.table)
         known: CostTerms = {"macs_terms": terms["macs"], "params_terms": terms["params"]}
         if "latency_ms" in terms:
             known["latency_terms"] = terms["latency_ms"]
-        _terms[key] = known
-        while len(_terms) > TERMS_KEPT:
-            _terms.popitem(last=False)
         return known
-    return _terms[key]
+
+    return _terms.get((desk.subject.key, desk.table.knots if desk.table is not None else None), make)
 
 
 def figures(desk: Desk) -> tuple[Figure, ...]:
     """The headline numbers; costs are exact before it is known which channels leave."""
-    now = headline(
-        desk.subject.trace,
-        desk.plan if desk.plan is not None else widths_plan(desk.subject.trace, desk.record.removed),
-        sensitivity=None if desk.meaningless else desk.curves,
-        table=desk.table,
-        classes=len(desk.subject.data.classes),
-        scale=desk.correction.scale,
-    )
+    plan = desk.plan if desk.plan is not None else widths_plan(desk.subject.trace, desk.record.removed)
+    curves, table, scale = None if desk.meaningless else desk.curves, desk.table, desk.correction.scale
+
+    def make() -> tuple[Any, Headline]:
+        classes = len(desk.subject.data.classes)
+        told = headline(desk.subject.trace, plan, sensitivity=curves, table=table, classes=classes, scale=scale)
+        return (curves, table), told
+
+    now = _headlines.get((desk.subject.key, plan, id(curves), id(table), scale), make)[1]
     hidden = {"accuracy"} if desk.meaningless else set()
     measured = {name: value for name, value in desk.measured.items() if name not in hidden}
     return desk_figures(now, measured, desk.dense)

@@ -9,7 +9,7 @@ only then the browser takes them over, never under a moving hand.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypedDict
+from typing import TypedDict
 
 import streamlit as st
 
@@ -92,19 +92,10 @@ def merge_edit(edit: Edit, values: Mapping[str, int], rev: int) -> dict[str, int
     return merged
 
 
-def _heard(key: str, event: str) -> Any:
-    return (session.widget_value(key) or {}).get(event)
-
-
-def _forward(key: str, event: str, to: Callable[[Any], None] | None, part: str | None = None) -> Callable[[], None]:
-    """Streamlit's callback without arguments for a callback that takes the message, or one ``part`` of it."""
-
-    def call() -> None:
-        message = _heard(key, event)
-        if to and message:
-            to(message[part] if part else message)
-
-    return call
+def handled(*keys: str) -> int:
+    """The highest ``seq`` that the components with these keys sent; it has been handled, for callbacks come first."""
+    heard = [session.widget_value(key) or {} for key in keys]
+    return max((one.get(name) or {}).get("seq", 0) for one in heard for name in ("edit", "command"))
 
 
 def equaliser(
@@ -135,28 +126,27 @@ def equaliser(
     in ``cost``.
 
     ``rev``: raise it to make the browser take ``kept`` and ``locked`` from ``rows``. ``ack``: the highest ``seq`` that
-    has been handled; None takes what this session's component last sent, right whenever ``on_edit`` handles it at
-    once. ``snap``: widths move in multiples of it. ``live``: also send previews while dragging. ``height``: of the
-    bars, in pixels. ``strip``: False hides the estimates; the browser announces them all the same (the event
-    ``prunescope-estimates`` on the window), for a headline that stands elsewhere. ``picture``: "png" or "svg", what
-    its button saves.
+    has been handled; None takes what this component last sent, right where no headline carries its edits. ``snap``:
+    widths move in multiples of it. ``live``: also send previews while dragging. ``height``: of the bars, in pixels.
+    ``strip``: False hides the estimates; the browser announces them all the same (the event ``prunescope-estimates`` on
+    the window) for a headline that stands elsewhere, which may also carry the edits: ``ack`` is what was ``handled`` of
+    both then. ``picture``: "png" or "svg", what its button saves.
 
     Callbacks run before the script's body: ``on_edit(edit)``, ``on_pick(group_id)`` when a name is clicked,
     ``on_command("undo" | "redo")`` for Ctrl+Z and Ctrl+Shift+Z, wherever the focus is. The event ``prunescope-redraw``
     on the browser's window makes the fragment around it run, once no hand is on a bar.
     """
 
-    sent = {name: (_heard(key, name) or {}).get("seq", 0) for name in ("edit", "command")}
-    handled = max(sent["command"], sent["edit"] if ack is None else ack)
-    data = {"rows": list(rows), "rev": rev, "ack": handled, "selected": selected, "dense_accuracy": dense_accuracy}
+    ack = handled(key) if ack is None else ack
+    data = {"rows": tuple(rows), "rev": rev, "ack": ack, "selected": selected, "dense_accuracy": dense_accuracy}
     data |= {"chance": chance, "loss_scale": loss_scale, "cost": dict(cost or {}), "snap": snap, "live": live}
     data |= {"height": height, "strip": strip, "picture": {"format": picture}}
     result = _mount(
         key=key,
         data=data,
-        on_edit_change=_forward(key, "edit", on_edit),
-        on_pick_change=_forward(key, "pick", on_pick, "id"),
-        on_command_change=_forward(key, "command", on_command, "name"),
+        on_edit_change=parts.forward(key, "edit", on_edit),
+        on_pick_change=parts.forward(key, "pick", on_pick, "id"),
+        on_command_change=parts.forward(key, "command", on_command, "name"),
         on_redraw_change=_nothing,
     )
     return result.get("edit")

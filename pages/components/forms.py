@@ -59,12 +59,14 @@ class Request:
 
 @dataclass(frozen=True)
 class Choice:
-    """What opens a network, its files kept. ``name``: of the person's own file, as it was called."""
+    """What opens a network, its files kept. ``name``: of the person's own file, as it was called; ``data_name``: of
+    their own images."""
 
     model: str
     weights: str
     data: str
     name: str
+    data_name: str = ""
 
     @property
     def shown(self) -> str:
@@ -75,8 +77,10 @@ class Choice:
         return begin_opening(self.model, self.weights, self.data, who=waiting(), anew=anew)
 
     def in_words(self, sentence: str) -> str:
-        """``sentence`` with the file called as the person called it."""
-        return sentence.replace(Path(self.weights or self.model).name, self.name) if self.name else sentence
+        """``sentence`` with each file called as the person called it."""
+        for kept, name in ((self.weights or self.model, self.name), (self.data.partition("?")[0], self.data_name)):
+            sentence = sentence.replace(Path(kept).name, name) if kept and name else sentence
+        return sentence
 
 
 def waiting() -> str:
@@ -97,7 +101,8 @@ def prepare(request: Request) -> Choice | None:
         model = str(found.path)
     else:
         weights, name = _weights(request)
-    return Choice(model, weights, _data(request), name)
+    images = request.data_name if request.data == NPZ and request.data_file is not None else ""
+    return Choice(model, weights, _data(request), name, images)
 
 
 def _weights(request: Request) -> tuple[str, str]:

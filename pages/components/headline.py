@@ -3,13 +3,16 @@
 The strip is drawn in the browser, so that it can show the equaliser's estimates under a moving hand and Python's
 numbers at rest, in the same place. It also does the page's polling: while something is being measured it asks Python
 again, and stops by itself; ``st.fragment(run_every=...)`` could be neither started nor stopped by a fragment's own run.
+
+And it carries the bars' edits to Python: what answers a release is then these few numbers, in a fragment of their own,
+and not all that stands around the bars. That is drawn anew a moment later (``redraw``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import count
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import streamlit as st
 
@@ -45,14 +48,27 @@ class Cell(TypedDict, total=False):
     dense_value: float | None
 
 
-def headline_strip(cells: Sequence[Cell], *, key: str, pending: bool, poll_ms: int = 500, redraw: str = "") -> None:
+def headline_strip(
+    cells: Sequence[Cell],
+    *,
+    key: str,
+    pending: bool,
+    poll_ms: int = 500,
+    redraw: str = "",
+    ack: int | None = None,
+    loss_scale: float = 1.0,
+    on_edit: Callable[[Any], None] | None = None,
+) -> None:
     """Draw the strip. ``pending``: a number is being measured; the surrounding fragment runs again, ``poll_ms`` from
     now, until it is not.
-    ``redraw``: a word that changes when the bars below shall be drawn anew, "" when they are as new as this."""
-    st.html(parts.ASSETS / "headline" / "page.css")
+    ``redraw``: a word that changes when the bars below shall be drawn anew, "" when they are as new as this.
+    ``ack``: with it the strip takes the bars' edits; it is the highest ``seq`` of theirs that was handled, and
+    ``loss_scale`` that of their estimates from now on. ``on_edit`` hears each edit before the fragment runs."""
     # Streamlit calls the script only for data that changed, and every answer must be followed by the next question.
-    data = {"cells": list(cells), "pending": pending, "poll_ms": poll_ms, "redraw": redraw, "run": next(_runs)}
-    _mount(key=key, data=data, on_tick_change=_again)
+    # A tuple, for a list is looked at as if it were a table.
+    data = {"cells": tuple(cells), "pending": pending, "poll_ms": poll_ms, "redraw": redraw, "run": next(_runs)}
+    data |= {"ack": ack, "loss_scale": loss_scale}
+    _mount(key=key, data=data, on_tick_change=_again, on_edit_change=parts.forward(key, "edit", on_edit))
 
 
 def _again() -> None:

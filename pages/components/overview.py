@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import streamlit as st
 
 from core import Subject, count_cost, part_sizes, summarise_trace
@@ -10,7 +12,7 @@ from pages.components import frame, pictures, tables, work
 from pages.components.standing import Standing, last_export, standing
 
 LEAD = "See what every channel of a CNN is worth, drag the widths, take away a network that is really smaller."
-SHOWN = 20
+SHOWN, IN_A_ROW = 20, 4
 
 
 def overview() -> None:
@@ -28,8 +30,11 @@ def overview() -> None:
 
 
 def _flow(at: Standing) -> None:
-    """The whole way in one picture: a card per stage."""
-    for number, (column, stage) in enumerate(zip(st.columns(len(frame.STAGES)), frame.STAGES, strict=True), start=1):
+    """The whole way in one picture: a card per stage, four in a row."""
+    columns: list[Any] = []
+    for number, stage in enumerate(frame.STAGES, start=1):
+        columns = columns or list(st.columns(IN_A_ROW))
+        column = columns.pop(0)
         state = "next" if stage.title == at.next else str(number)
         with column.container(border=True, height="stretch", key=f"step-{state}"):
             mark = " :blue[:material/check:]" if stage.title in at.done else ""

@@ -152,6 +152,11 @@ def take_done() -> str | None:
     return st.session_state.pop(DONE, None)
 
 
+def has_notice() -> bool:
+    """Whether something waits to be told."""
+    return NOTICE in st.session_state
+
+
 def take_notice() -> str | None:
     """The sentence to show, if any; it is gone afterwards. What befell the store is told once to each visitor."""
     if NOTICE in st.session_state:

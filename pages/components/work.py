@@ -6,8 +6,6 @@ nowhere becomes a job.
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +37,7 @@ from core.keep.store import open_store
 from core.keep.workspace import Workspace
 from core.work.jobs import JobStatus, QueueFull, open_jobs
 from pages.components import session
+from pages.components.recent import Recent
 
 FIRST_MODEL = "demo/digits-vgg"
 FIRST_CRITERION, WEIGHTS_CRITERION = "taylor", "weight-l2"
@@ -49,6 +48,7 @@ CROWD = 32  # taken for the place in line where there is none
 PATIENCE_S = 1.0  # for a network to open before the page says what is happening
 EARLY = 0.05  # before this share is done the time left would be a guess
 PARSED_RESULTS = 24  # scores and scans kept as records, for everybody
+PLANS = 64  # so are plans
 
 
 @dataclass(frozen=True)
@@ -119,10 +119,15 @@ def plan(record: Workspace, about: Subject) -> Plan | None:
     until they are known."""
     if not any(record.removed.values()):
         return Plan({})
-    ranked = scores(record, about)
-    if record.pinned:
-        return pinned_plan(about.trace, ranked, record.removed, Plan.from_json(record.pinned))
-    return desk_plan(about.trace, ranked, record.removed) if ranked is not None else None
+    ranked, pin = scores(record, about), record.pinned
+
+    def make() -> tuple[Scores | None, Plan | None]:
+        if pin:
+            return ranked, pinned_plan(about.trace, ranked, record.removed, Plan.from_json(pin))
+        return ranked, desk_plan(about.trace, ranked, record.removed) if ranked is not None else None
+
+    # One run of a page asks a dozen times, and a large network's plan takes milliseconds to make and to name.
+    return _plans.get((about.key, id(ranked), pin, frozenset(record.removed.items())), make)[1]
 
 
 def pinned(record: Workspace, about: Subject) -> Plan | None:
@@ -195,26 +200,18 @@ def latency_of_device(about: Subject) -> LatencyTable | None:
         return None
 
 
-_parsed: OrderedDict[str, Any] = OrderedDict()
-_parsed_lock = threading.Lock()
+_parsed: Recent[Any] = Recent(PARSED_RESULTS)
+_plans: Recent[tuple[Scores | None, Plan | None]] = Recent(PLANS)  # each with the scores that it comes from
 
 
 def known(verb: str, about: Subject, read: Callable[[Any], Any], **arguments: Any) -> Any:
     """A stored result as its record. Keys name the content, so what was read once stays right for everybody."""
-    key = job_key(verb, about, **arguments)
-    with _parsed_lock:
-        if key in _parsed:
-            _parsed.move_to_end(key)
-            return _parsed[key]
-    found = find_result(open_store(), verb, about, **arguments)
-    if found is None:
-        return None
-    value = read(found)
-    with _parsed_lock:
-        _parsed[key] = value
-        while len(_parsed) > PARSED_RESULTS:
-            _parsed.popitem(last=False)
-    return value
+
+    def look() -> Any:
+        found = find_result(open_store(), verb, about, **arguments)
+        return None if found is None else read(found)
+
+    return _parsed.get(job_key(verb, about, **arguments), look)
 
 
 def ensure(
@@ -272,8 +269,7 @@ def forget(verb: str, about: Subject, **arguments: Any) -> None:
     """Throw a stored result away, one that cannot be read for example, so that the next ``ensure`` makes it anew."""
     again(verb, about, **arguments)
     key = job_key(verb, about, **arguments)
-    with _parsed_lock:
-        _parsed.pop(key, None)
+    _parsed.drop(key)
     open_store().drop_result(verb, key)
 
 

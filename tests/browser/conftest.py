@@ -117,21 +117,46 @@ def visitor(chromium: str) -> Iterator[Any]:
         yield running
 
 
+class Tabs:
+    """Lends tabs. One that was given back is lent again: its process has the app's scripts at hand, and a page opens
+    in a third of the time. Nothing of the former page is left, as after a reload."""
+
+    def __init__(self, browser: Any) -> None:
+        self.browser = browser
+        self.contexts: dict[str, Any] = {}
+        self.idle: dict[str, list[Any]] = {}
+
+    def __call__(self, **options: Any) -> Any:
+        """A tab with these options of a browser context."""
+        look = {"viewport": {"width": 1400, "height": 1000}, "color_scheme": "light", "reduced_motion": "no-preference"}
+        look |= {name: options.pop(name) for name in list(options) if name in look}
+        name = repr(sorted(options.items()))
+        if name not in self.contexts:
+            self.contexts[name] = self.browser.new_context(accept_downloads=True, **options)
+        idle = self.idle.setdefault(name, [])
+        page = idle.pop() if idle else self.contexts[name].new_page()
+        page.set_default_timeout(30_000)
+        page.set_viewport_size(look.pop("viewport"))
+        page.emulate_media(**look)
+        return page
+
+    def give_back(self, page: Any) -> None:
+        page.goto("about:blank")
+        page.mouse.move(0, 0)
+        name = next(name for name, context in self.contexts.items() if context == page.context)
+        self.idle[name].append(page)
+
+    def close(self) -> None:
+        for context in self.contexts.values():
+            context.close()
+
+
 @pytest.fixture(scope="session")
-def tabs(visitor: Any) -> Iterator[Callable[..., Any]]:
-    """Opens a tab. Tabs with the same options share a context, so that only the first loads what never changes."""
-    contexts: dict[str, Any] = {}
-
-    def open_tab(**options: Any) -> Any:
-        wanted = {"viewport": {"width": 1400, "height": 1000}, "accept_downloads": True, **options}
-        name = repr(sorted(wanted.items(), key=lambda item: item[0]))
-        if name not in contexts:
-            contexts[name] = visitor.new_context(**wanted)
-        return contexts[name].new_page()
-
-    yield open_tab
-    for context in contexts.values():
-        context.close()
+def tabs(visitor: Any) -> Iterator[Tabs]:
+    """Lends tabs, all of one visitor's browser; who takes one gives it back."""
+    lent = Tabs(visitor)
+    yield lent
+    lent.close()
 
 
 @pytest.fixture(scope="session")
@@ -143,7 +168,7 @@ def harness(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.fixture
-def open_desk(tabs: Callable[..., Any], harness: Server) -> Iterator[Callable[..., HarnessPage]]:
+def open_desk(tabs: Tabs, harness: Server) -> Iterator[Callable[..., HarnessPage]]:
     """Opens the harness with a query; any option of a browser context."""
     opened: list[HarnessPage] = []
 
@@ -155,4 +180,4 @@ def open_desk(tabs: Callable[..., Any], harness: Server) -> Iterator[Callable[..
     yield open_one
     for desk in opened:
         assert desk.faults == []
-        desk.page.close()
+        tabs.give_back(desk.page)

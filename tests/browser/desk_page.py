@@ -9,15 +9,20 @@ from typing import Any
 
 from tests.browser.bars import Bars
 
+# Where the strip stands is looked for once: this is asked many times a second, and a search takes long in a large page.
 READ = """() => {
-  const roots = [...document.querySelectorAll('*')].map((node) => node.shadowRoot).filter(Boolean);
-  const cells = [document, ...roots].flatMap((root) => [...root.querySelectorAll('.headline .cell')]);
-  return cells.map((cell) => {
+  if (!window.stripRoot?.host.isConnected || !window.stripRoot.querySelector('.headline')) {
+    const roots = [...document.querySelectorAll('*')].map((node) => node.shadowRoot).filter(Boolean);
+    window.stripRoot = roots.find((root) => root.querySelector('.headline'));
+  }
+  return [...window.stripRoot?.querySelectorAll('.headline .cell') ?? []].map((cell) => {
     const text = (name) => cell.querySelector(`.${name}`).textContent;
     const busy = cell.querySelector('.mark').classList.contains('busy');
     return [cell.dataset.figure, [text('value'), text('mark'), text('change'), text('dense'), text('detail'), busy]];
   });
 }"""
+KEPT = """columns => Object.fromEntries(columns.map(
+  (one) => [one.dataset.id, Number(one.querySelector('.fader').getAttribute('aria-valuenow'))]))"""
 
 
 @dataclass(frozen=True)
@@ -58,14 +63,14 @@ class DeskPage(Bars):
 
     def wait_until(self, holds: Callable[[dict[str, Cell]], bool], seconds: float = 90) -> dict[str, Cell]:
         """The headline as soon as ``holds``; fails with what it shows instead."""
-        limit = time.monotonic() + seconds
+        begun = time.monotonic()
         while True:
-            seen = self.cells()
+            seen, waited = self.cells(), time.monotonic() - begun
             if seen and holds(seen):
                 return seen
-            assert time.monotonic() < limit, f"the headline stayed at {seen}"
-            self.page.wait_for_timeout(15)
+            assert waited < seconds, f"the headline stayed at {seen}"
+            self.page.wait_for_timeout(min(15 + 50 * waited, 150))  # known to a twentieth, and little in the way
 
     def all_kept(self) -> dict[str, int]:
-        columns = self.page.locator(".equaliser .columns .column").all()
-        return {str(one.get_attribute("data-id")): self.kept(str(one.get_attribute("data-id"))) for one in columns}
+        columns = self.page.locator(".equaliser .columns .column")
+        return {str(group): int(kept) for group, kept in columns.evaluate_all(KEPT).items()}

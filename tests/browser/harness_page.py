@@ -9,6 +9,8 @@ from typing import Any
 
 from tests.browser.bars import Bars
 
+COLD_MS = 120_000  # a cold server imports first
+
 
 class HarnessPage(Bars):
     """The harness page in one tab."""
@@ -16,9 +18,9 @@ class HarnessPage(Bars):
     def __init__(self, page: Any, address: str, query: str) -> None:
         super().__init__(page)
         page.goto(f"{address}/?{query}")
-        page.locator(".equaliser .column, .heatmap canvas").first.wait_for(timeout=30_000)
-        page.locator("[data-testid=stCode]").wait_for(timeout=30_000)
-        page.locator("[data-testid=stApp][data-test-script-state=notRunning]").wait_for(timeout=30_000)
+        page.locator(".equaliser .column, .heatmap canvas").first.wait_for(timeout=COLD_MS)
+        page.locator("[data-testid=stCode]").wait_for(timeout=COLD_MS)
+        page.locator("[data-testid=stApp][data-test-script-state=notRunning]").wait_for(timeout=COLD_MS)
 
     def wait_kept(self, group: str, kept: int) -> None:
         """Bars are painted once per frame, so a key press shows in the next one."""

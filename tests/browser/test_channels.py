@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from typing import Any
 
 import pytest
 
-from tests.browser.conftest import Server
+from tests.browser.conftest import Server, Tabs
 
 pytestmark = pytest.mark.browser
 PATIENCE_MS = 180_000  # a busy machine may be slow; nothing here is a measurement
 
 
-def test_a_clicked_channel_is_portrayed(app: Server, tabs: Callable[..., Any]) -> None:
+def test_a_clicked_channel_is_portrayed(app: Server, tabs: Tabs) -> None:
     page = tabs(viewport={"width": 480, "height": 900}, color_scheme="dark")
     page.set_default_timeout(PATIENCE_MS)
     page.goto(f"{app.address}/Channels")
@@ -34,4 +32,4 @@ def test_a_clicked_channel_is_portrayed(app: Server, tabs: Callable[..., Any]) -
     page.wait_for_function("() => document.querySelectorAll('.ps-pictures img').length === 10")
     assert pictures.evaluate_all("images => images.every((image) => image.complete && image.naturalWidth >= 128)")
     assert page.evaluate("document.documentElement.scrollWidth") <= 480
-    page.close()
+    tabs.give_back(page)

@@ -5,18 +5,18 @@ from __future__ import annotations
 import contextlib
 import re
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.browser.conftest import Tabs
 from tests.browser.desk_page import DeskPage
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
 
 
-def test_a_teacher_and_two_learners_share_a_board(app: Any, tabs: Callable[..., Any], tmp_path: Path) -> None:
+def test_a_teacher_and_two_learners_share_a_board(app: Any, tabs: Tabs, tmp_path: Path) -> None:
     teacher, *learners = (tabs(viewport={"width": width, "height": 900}) for width in (1400, 1280, 1200))
     faults: list[str] = []
     for page in (teacher, *learners):
@@ -42,7 +42,7 @@ def test_a_teacher_and_two_learners_share_a_board(app: Any, tabs: Callable[..., 
     assert len({row[7] for row in rows}) == 2 and all(0 < float(row[2]) <= 1 for row in rows)
     assert faults == []
     for page in (teacher, *learners):
-        page.close()
+        tabs.give_back(page)
 
 
 def open_class(page: Any, address: str) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("harness")]
 
 
 def type_into(desk: Any, bar: Any, text: str) -> None:

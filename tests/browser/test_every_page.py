@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from tests.browser.conftest import Server
+from tests.browser.conftest import Server, Tabs
 from tests.browser.desk_page import DeskPage
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
@@ -40,7 +39,7 @@ def serious(page: Any, options: dict[str, Any] = VIOLATIONS) -> list[tuple[str, 
     return [(one["id"], node["target"], node["failureSummary"]) for one in bad for node in one["nodes"]]
 
 
-def test_every_page_is_accessible_and_fits_a_phone(app: Server, tabs: Callable[..., Any]) -> None:
+def test_every_page_is_accessible_and_fits_a_phone(app: Server, tabs: Tabs) -> None:
     page = tabs(color_scheme="light")
     page.set_default_timeout(120_000)
     desk = DeskPage(page, app.address)
@@ -63,4 +62,4 @@ def test_every_page_is_accessible_and_fits_a_phone(app: Server, tabs: Callable[.
         page.set_viewport_size({"width": 1400, "height": 1000})
     assert {where: what for where, what in found.items() if what} == {}
     assert desk.faults == []
-    page.close()
+    tabs.give_back(page)

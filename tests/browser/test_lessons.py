@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,12 +38,13 @@ from core.keep.networks import build_any
 from core.keep.store import FILE_NAME, Store
 from core.keep.workspace import Workspace, new_token
 from pages.components.work import FIRST_CRITERION, FIRST_MODEL
-from tests.browser.conftest import Server
+from tests.browser.conftest import Server, Tabs
 from tests.browser.desk_page import DeskPage
 from tests.browser.test_stories import go
 from tests.core.learn.lesson_facts import quick_facts
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
+# One worker has them all: their facts take seconds, and one tab plays them.
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(300), pytest.mark.xdist_group("lessons")]
 PATIENCE_MS = 120_000
 PLAYED = [lesson.name for lesson in list_lessons() if lesson.facts]
 WORKED = ("channel", "lasso")
@@ -85,9 +86,11 @@ class Learner:
     def begin(self, name: str) -> None:
         """From the list; what stands open is left first."""
         back = self.page.get_by_role("button", name="All lessons")
+        wanted = self.page.locator(f".st-key-open-{name}").get_by_role("button")
+        back.or_(wanted).first.wait_for()
         if back.count():
             back.click()
-        self.page.locator(f".st-key-open-{name}").get_by_role("button").click()
+        wanted.click()
         self.step(name, 1).wait_for()
 
     def step(self, name: str, number: int) -> Any:
@@ -104,14 +107,14 @@ class Learner:
 
 
 @pytest.fixture(scope="module")
-def learner(prepared: Server, tabs: Callable[..., Any]) -> Iterator[Learner]:
+def learner(prepared: Server, tabs: Tabs) -> Iterator[Learner]:
     page, faults = tabs(), []
     page.set_default_timeout(PATIENCE_MS)
     page.on("pageerror", lambda error: faults.append(str(error)))
     page.goto(f"{prepared.address}/Learn")
     page.get_by_role("button", name="Begin").first.wait_for()
     yield Learner(page, prepared.home, faults)
-    page.close()
+    tabs.give_back(page)
 
 
 def squeezed(text: str) -> str:
@@ -120,7 +123,10 @@ def squeezed(text: str) -> str:
 
 
 def shows(step: Any, text: str, facts: dict[str, Any]) -> None:
-    assert squeezed(filled(text, facts)) in squeezed(step.text_content()), text
+    wanted, limit = squeezed(filled(text, facts)), time.monotonic() + 20
+    while wanted not in squeezed(step.text_content()):  # it may be drawn anew at this moment
+        assert time.monotonic() < limit, text
+        step.page.wait_for_timeout(50)
 
 
 def answers(step: LessonStep, facts: dict[str, Any]) -> tuple[Any, Any]:
@@ -309,7 +315,7 @@ def finished(app: Server, name: str) -> str:
     return f"{app.address}/Learn?w={token}"
 
 
-def test_a_small_screen_a_finger_and_reduced_motion(prepared: Server, tabs: Callable[..., Any]) -> None:
+def test_a_small_screen_a_finger_and_reduced_motion(prepared: Server, tabs: Tabs) -> None:
     page = tabs(viewport={"width": 400, "height": 800}, reduced_motion="reduce", has_touch=True)
     page.set_default_timeout(PATIENCE_MS)
     page.goto(f"{finished(prepared, 'pivots')}&lesson=pivots")
@@ -329,11 +335,11 @@ def test_a_small_screen_a_finger_and_reduced_motion(prepared: Server, tabs: Call
     box = tip.bounding_box()
     assert box["x"] >= 0 and box["x"] + box["width"] <= 400
     assert page.evaluate("document.documentElement.scrollWidth") <= 400
-    page.close()
+    tabs.give_back(page)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_nothing_serious(prepared: Server, tabs: Callable[..., Any], scheme: str) -> None:
+def test_axe_finds_nothing_serious(prepared: Server, tabs: Tabs, scheme: str) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright")
     link = finished(prepared, "compensation")
     page = tabs(color_scheme=scheme)
@@ -347,4 +353,4 @@ def test_axe_finds_nothing_serious(prepared: Server, tabs: Callable[..., Any], s
         found = axe.Axe().run(page, context={"include": [["[data-testid=stMainBlockContainer]"]]})
         bad = [one for one in found.response["violations"] if one["impact"] in {"serious", "critical"}]
         assert not bad, [(one["id"], [node["html"][:200] for node in one["nodes"]]) for one in bad]
-    page.close()
+    tabs.give_back(page)

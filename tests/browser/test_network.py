@@ -11,6 +11,7 @@ import pytest
 from core import draw_network, open_subject
 from core.keep.store import FILE_NAME, Store
 from core.keep.workspace import Workspace, new_token
+from tests.browser.conftest import Tabs
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
 MODEL = "demo/digits-resnet"
@@ -77,7 +78,7 @@ class Map:
 
 
 @pytest.fixture
-def network(app: Any, tabs: Callable[..., Any]) -> Iterator[Callable[..., Map]]:
+def network(app: Any, tabs: Tabs) -> Iterator[Callable[..., Map]]:
     """Opens the map of a network under the plan that a workspace holds; any option of a browser context."""
     opened: list[Map] = []
 
@@ -95,7 +96,7 @@ def network(app: Any, tabs: Callable[..., Any]) -> Iterator[Callable[..., Map]]:
     yield open_one
     for one in opened:
         assert one.faults == []
-        one.page.close()
+        tabs.give_back(one.page)
 
 
 def test_pointing_at_a_layer_lights_its_group_and_tells_of_it(network: Callable[..., Map]) -> None:

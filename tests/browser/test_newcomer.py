@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from tests.browser.conftest import Tabs
 from tests.browser.desk_page import Cell, DeskPage
 
 ROOT = Path(__file__).parents[2]
@@ -32,11 +33,11 @@ print(json.dumps({**parts, "params": sum(p.numel() for p in module.parameters())
 
 
 @pytest.fixture
-def desk(app: Any, tabs: Callable[..., Any]) -> Iterator[DeskPage]:
+def desk(app: Any, tabs: Tabs) -> Iterator[DeskPage]:
     opened = DeskPage(tabs(), app.address)
     yield opened
     assert opened.faults == []
-    opened.page.close()
+    tabs.give_back(opened.page)
 
 
 def test_the_whole_path_from_the_first_page_to_a_file_that_works(desk: DeskPage, tmp_path: Path) -> None:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import re
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from core import evaluate_model, load_data, load_exported
-from tests.browser.conftest import Server
+from tests.browser.conftest import Server, Tabs
 from tests.browser.desk_page import DeskPage
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
@@ -32,9 +31,7 @@ def go(page: Any, title: str) -> None:
     page.get_by_role("heading", name=title, exact=True).wait_for()
 
 
-def test_the_rung_that_is_kept_is_the_network_that_is_exported(
-    app: Server, tabs: Callable[..., Any], tmp_path: Path
-) -> None:
+def test_the_rung_that_is_kept_is_the_network_that_is_exported(app: Server, tabs: Tabs, tmp_path: Path) -> None:
     page = tabs(viewport={"width": 1400, "height": 1200})
     page.set_default_timeout(PATIENCE_MS)
     desk = DeskPage(page, app.address)
@@ -77,4 +74,4 @@ def test_the_rung_that_is_kept_is_the_network_that_is_exported(
     found = evaluate_model(load_exported(folder), load_data("digits").part("selection"))
     assert f"{100 * found.value:.1f} %" == accuracy, "as the ladder said"
     assert desk.faults == []
-    page.close()
+    tabs.give_back(page)

@@ -15,7 +15,7 @@ from core import data_address
 from core.keep.store import FILE_NAME, Store
 from core.keep.workspace import Workspace, new_token
 from pages.components.work import FIRST_MODEL
-from tests.browser.conftest import Server, start_app
+from tests.browser.conftest import Server, Tabs, start_app
 from tests.browser.desk_page import DeskPage
 from tests.browser.test_newcomer import eventually
 
@@ -50,7 +50,7 @@ def go(desk: DeskPage, title: str) -> None:
 
 
 @pytest.fixture
-def desks(app: Server, tabs: Callable[..., Any]) -> Iterator[Callable[..., DeskPage]]:
+def desks(app: Server, tabs: Tabs) -> Iterator[Callable[..., DeskPage]]:
     """Opens the desk of a workspace; a new one when none is given."""
     opened: list[DeskPage] = []
 
@@ -65,7 +65,7 @@ def desks(app: Server, tabs: Callable[..., Any]) -> Iterator[Callable[..., DeskP
     yield open_one
     for desk in opened:
         assert desk.faults == []
-        desk.page.close()
+        tabs.give_back(desk.page)
 
 
 def test_two_visitors_at_once_keep_their_own_plans(desks: Callable[..., DeskPage]) -> None:
@@ -135,7 +135,7 @@ def test_a_page_link_wins_over_what_the_page_before_still_asks(desks: Callable[.
         desk.wait_for_bars()
 
 
-def test_a_server_killed_in_mid_scan_loses_neither_plan_nor_curves(tabs: Callable[..., Any], tmp_path: Path) -> None:
+def test_a_server_killed_in_mid_scan_loses_neither_plan_nor_curves(tabs: Tabs, tmp_path: Path) -> None:
     """kill -9 while curves are measured; started again on the same home, the plan is there and the scan goes on from
     what it had, not from nothing."""
     record = Workspace(new_token(), FIRST_MODEL, criterion="fpgm")  # no curves are shipped for this criterion
@@ -173,7 +173,7 @@ def test_a_server_killed_in_mid_scan_loses_neither_plan_nor_curves(tabs: Callabl
     finally:
         server.stop()
         store.close()
-        desk.page.close()
+        tabs.give_back(desk.page)
 
 
 def one_drag(desk: DeskPage, group: str) -> None:

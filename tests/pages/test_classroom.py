@@ -128,6 +128,8 @@ def test_controls_are_held_with_the_reason_on_their_pages() -> None:
     at = arrived(TASK)
     token = record(at).token
     tune = page("4_Tune", w=token)
+    tune.session_state["tune_settings"] = True  # its popover is filled when it is opened
+    tune.run()
     assert next(one for one in tune.selectbox if one.label == "Which channels leave first").disabled
     assert next(one for one in tune.selectbox if one.label == "After the cut").disabled
     start = [one for one in tune.button if one.label == "Start from a plan"]

@@ -256,3 +256,11 @@ def test_a_slow_network_opens_when_it_is_there(app: AppTest, monkeypatch: pytest
     monkeypatch.setattr(work, "PATIENCE_S", 60.0)
     app.run()
     assert "### ResNet-32 (CIFAR)" in shown(app) and "**Opening" not in shown(app)
+
+
+def test_a_fault_calls_files_as_their_owner_called_them() -> None:
+    """Kept files bear names of our own, which nobody else knows."""
+    weights = forms.Choice("cifar/resnet20", "/kept/net-12ab.safetensors", "", "my net.pt")
+    assert weights.in_words("net-12ab.safetensors does not fit.") == "my net.pt does not fit."
+    images = forms.Choice("cifar/resnet20", "random", "/kept/photos-34cd.npz?size=32", "", "photos.npz")
+    assert images.in_words("photos-34cd.npz lacks labels.") == "photos.npz lacks labels."

@@ -18,7 +18,7 @@ from core import AS_CUT, Plan, Scores, count_cost, desk_plan, find_result, job_k
 from core.keep.store import open_store
 from core.keep.workspace import Workspace, new_token
 from core.work.jobs import QueueFull
-from pages.components import moves, session, tables, work
+from pages.components import desk, moves, session, tables, work
 from tests.pages.stand_in import Jobs
 
 PAGE = Path(__file__).parents[2] / "pages" / "4_Tune.py"
@@ -37,8 +37,9 @@ def _nothing_is_cancelled_by_hand(jobs: Jobs) -> Iterator[None]:
 
 
 def opened(**state: Any) -> AppTest:
+    """The page with both of its popovers open, unless told otherwise."""
     app = AppTest.from_file(PAGE, default_timeout=60)
-    for name, value in state.items():
+    for name, value in {"tune_starts": True, "tune_settings": True, **state}.items():
         app.session_state[name] = value
     app.run()
     assert not app.exception
@@ -165,6 +166,28 @@ def test_a_measured_plan_shows_its_numbers_and_no_other_plan_does(jobs: Jobs) ->
     assert cells(app)["accuracy"]["mark"] == "estimated"
     press(app, "Undo")
     assert cells(app)["accuracy"]["value"] == "95.0 %", "back at the plan, its value is there at once"
+
+
+def test_noting_what_was_measured_asks_for_no_new_drawing_and_an_edit_does(jobs: Jobs) -> None:
+    app = edited(opened(), {"features.10": 20})
+    measured(plan_now(app))
+    app.run()
+    (noted,) = record(app).measured.values()
+    assert noted["accuracy"]["value"] == 0.95
+    subject, states = open_subject("demo/digits-vgg"), []
+    in_session(app, lambda: states.append(desk.state_of(desk.gather(record(app), subject), False)))
+    assert states == [app.session_state[session.TEMPORARY + "tune_drawn"]]
+    in_session(app, lambda: moves.on_edit({"phase": "commit", "steps": [{"features.10": 21}], "locked": []}))
+    in_session(app, lambda: states.append(desk.state_of(desk.gather(record(app), subject), False)))
+    assert states[0] != states[1]
+    assert sent(app, "headline")["ack"] == 0, "the strip takes edits"
+
+
+def test_what_popovers_hold_is_made_when_they_are_opened(jobs: Jobs) -> None:
+    app = opened(tune_starts=False, tune_settings=False)
+    labels = {button.label for button in app.button}
+    assert {"Undo", "Dense"} < labels and "Half the MACs" not in labels
+    assert [box.label for box in app.selectbox] == ["After the cut"]
 
 
 def test_a_preview_that_a_newer_plan_replaced_is_asked_for_again(jobs: Jobs) -> None:
