@@ -7,8 +7,10 @@
   the restored numbers (300 ms), a click in the menu to the end of the next page's script (1.5 s)
 - measured: pointerup to the first measured accuracy of the dragged plan: the first demo (2 s), and CIFAR's ResNet-56 on
   300 images where its weights lie in ../shared (6 s)
-- visitors: thirty sessions dragging at once on the first demo, release to all of Python's answer (1 s, p95), every
-  answer that visitor's own, held against the count on their plan; memory per idle visitor (15 MB)
+- visitors: thirty sessions dragging at once on the first demo, release to Python's answer (1 s, p95), every answer that
+  visitor's own, held against the count on their plan; memory per idle visitor (15 MB)
+- processor: the server's processor time for a release, the demo's and ResNet-50's; the one figure here that a busy
+  machine leaves as it is
 
 The server runs as ``make run`` starts it, with a fresh home. The load of the machine is printed, for on a busy one
 times say little. desk_watch.py says how they are taken.
@@ -17,9 +19,10 @@ times say little. desk_watch.py says how they are taken.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
-import random
+import statistics
 import sys
 import time
 from pathlib import Path
@@ -27,11 +30,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from streamlit.proto.WidgetStates_pb2 import WidgetState
-
-from core import count_cost, open_subject, widths_plan
+from core.keep.store import FILE_NAME, Store
 from core.keep.workspace import Workspace, new_token
-from pages.components import tables
+from tests.bench.desk_hands import Hand, live
 from tests.bench.desk_watch import (
     WATCH,
     chromium_path,
@@ -43,19 +44,16 @@ from tests.bench.desk_watch import (
     summary,
     wait_for,
 )
-from tests.bench.learner_client import Visitor
 from tests.browser.conftest import Server, chromium_at
 from tests.browser.desk_page import DeskPage
 
 SHARED = Path(__file__).parents[2].parent / "shared"
-VISITORS, ROUNDS, STARTS, DRAGGED = 30, 6, 3, "features.10"
+VISITORS, ROUNDS, STARTS, DRAGGED, RELEASES = 30, 6, 3, "features.10", 30
 DEMO_GROUPS = ("features.3", "features.7", "features.10", "features.14", "features.17", "features.21", "features.24")
 
 
 def save(server: Server, record: Workspace) -> str:
     """Put a workspace where the server will find it; its token."""
-    from core.keep.store import FILE_NAME, Store
-
     store = Store(server.home / FILE_NAME)
     store.save_workspace(record.token, record.to_json(), 0)
     store.close()
@@ -187,7 +185,7 @@ def measured(chromium: str) -> None:
 
 
 def visitors(_: str) -> None:
-    """Without browsers, which would take the cores from the server: Streamlit's own protocol (learner_client.py)."""
+    """Without browsers, which would take the cores from the server."""
     server = fresh_app()
     try:
         asyncio.run(all_visitors(server))
@@ -197,112 +195,69 @@ def visitors(_: str) -> None:
 
 async def all_visitors(server: Server) -> None:
     link = f"{server.address}/Tune"
-    async with Visitor(link) as first:
-        await first.open(has_desk)
+    async with contextlib.AsyncExitStack() as open_pages:
+        await open_pages.enter_async_context(Hand(-1, link))
         await asyncio.sleep(25)  # what is measured once
         before = memory(server)
-        hands = [Hand(number, link) for number in range(VISITORS)]
-        for hand in hands:
-            await hand.page.__aenter__()
-            await hand.page.open(has_desk)
+        hands = [await open_pages.enter_async_context(Hand(number, link)) for number in range(VISITORS)]
         await asyncio.sleep(5)
         per_visitor = (memory(server) - before) / VISITORS
-        await asyncio.gather(*(hand.live() for hand in hands))
-    faults = [fault for hand in hands for fault in (*hand.faults, *hand.page.errors)]
-    stored = answers(server, [hand.page.token for hand in hands])
-    faults += [
-        f"{hand.number}: {found} stored" for hand, found in zip(hands, stored, strict=True) if found != hand.kept
-    ]
-    for hand in hands:
-        await hand.page.__aexit__()
-    times = [1000 * one for hand in hands for one in hand.times]
-    summary(f"{VISITORS} visitors: release to answer", times, 1000)
+        spent = processor_ms(server)
+        await asyncio.gather(*(live(hand, ROUNDS, DRAGGED, 64) for hand in hands))
+        spent = (processor_ms(server) - spent) / (VISITORS * ROUNDS)
+        for hand in hands:
+            await hand.rest()
+        faults = [fault for hand in hands for fault in (*hand.faults, *hand.page.errors)]
+        stored = answers(server, [hand.page.token for hand in hands])
+    faults += [f"{one.number}: {found} stored" for one, found in zip(hands, stored, strict=True) if found != one.kept]
+    summary(f"{VISITORS} visitors: release to answer", [1000 * one for hand in hands for one in hand.times], 1000)
     print(f"{VISITORS} visitors: {len(faults)} wrong answers; {per_visitor:.1f} MB per idle visitor (bar 15)")
+    print(f"{VISITORS} visitors: the server's processor time per release, with all it causes: {spent:.1f} ms")
     print("\n".join(faults[:5]))
     if faults or per_visitor >= 15:
         missed.append("thirty visitors")
 
 
-def component(page: Visitor, name: str) -> Any:
-    """What the server last sent to one of our components."""
-    found = [one.bidi_component for one in page.of("bidi_component")]
-    return next((one for one in found if one.component_name == f"prunescope_{name}"), None)
+def processor(_: str) -> None:
+    """What a release costs the server, which a busy machine changes little: of the demo and of ResNet-50."""
+    server = fresh_app()
+    try:
+        for source, data, criterion in (("demo/digits-vgg", "", ""), ("torchvision/resnet50", "random", "weight-l2")):
+            token = save(server, Workspace(new_token(), source, data_source=data, criterion=criterion))
+            asyncio.run(cost_of_releases(server, source, token))
+    finally:
+        server.stop()
 
 
-def has_desk(page: Visitor) -> bool:
-    return component(page, "equaliser") is not None and component(page, "headline") is not None
+async def cost_of_releases(server: Server, source: str, token: str) -> None:
+    answered, caused = [], []
+    async with Hand(0, f"{server.address}/Tune?w={token}", source) as hand:
+        await hand.rest()
+        free = [row for row in hand.told("equaliser")["rows"] if not row["locked"]]
+        for turn in range(RELEASES):
+            row = free[5 * turn % len(free)]
+            begun = processor_ms(server)
+            await hand.release(row["id"], round(row["units"] * (0.4 + 0.5 * (7 * turn % 13) / 13)))
+            answered.append(processor_ms(server) - begun)
+            await hand.rest()
+            caused.append(processor_ms(server) - begun)
+    told = f"answer {statistics.mean(answered):.1f} ms, with all it causes {statistics.mean(caused):.1f} ms"
+    print(f"{source}: the server's processor time per release: {told}  n {RELEASES}  load {os.getloadavg()[0]:.1f}")
+    print("\n".join(hand.faults[:5]))
 
 
-class Hand:
-    """One visitor who drags one bar of the first demo to widths of their own, and looks at every answer."""
-
-    def __init__(self, number: int, link: str) -> None:
-        self.number, self.page = number, Visitor(link)
-        self.waiting = False
-        self.kept, self.times, self.faults = 0, [], []  # type: ignore[var-annotated]
-
-    async def live(self) -> None:
-        rng = random.Random(self.number)
-        polling = asyncio.create_task(self._poll())
-        for turn in range(ROUNDS):
-            await asyncio.sleep(rng.uniform(0.5, 2.5))
-            self.kept = 1 + (7 * self.number + 13 * turn) % 63
-            self.waiting = True
-            self.times.append(await self._release(turn + 1))
-            self.waiting = False
-            self._check()
-        polling.cancel()
-
-    async def _release(self, seq: int) -> float:
-        """As the browser sends a gesture; seconds until all of the fragment has been drawn again."""
-        bars = component(self.page, "equaliser")
-        told = json.loads(bars.json)
-        values = {row["id"]: row["kept"] for row in told["rows"]} | {DRAGGED: self.kept}
-        edit = {"phase": "commit", "rev": told["rev"], "values": values, "steps": [{DRAGGED: self.kept}], "locked": []}
-        state = json.dumps({"edit": {**edit, "seq": seq}})
-        self.page.widgets[bars.id] = WidgetState(id=bars.id, json_value=state)
-        part = self._part(bars)
-        heard = lambda page: json.loads(component(page, "equaliser").json)["ack"] >= seq  # noqa: E731
-        return await self.page._until(self.page._send(part=part), heard, 120)
-
-    def _part(self, wanted: Any) -> str:
-        place = next(
-            place
-            for place, one in self.page.shown.items()
-            if one.WhichOneof("type") == "bidi_component" and one.bidi_component.id == wanted.id
-        )
-        return self.page.drawn[place][1]
-
-    def _check(self) -> None:
-        """The headline against the count on this very plan."""
-        bars, strip = (json.loads(component(self.page, name).json) for name in ("equaliser", "headline"))
-        rows = {row["id"]: row for row in bars["rows"]}
-        trace = open_subject("demo/digits-vgg").trace
-        removed = {name: row["units"] - row["kept"] for name, row in rows.items()}
-        cost = count_cost(trace, widths_plan(trace, removed))
-        cells = {cell["name"]: cell for cell in strip["cells"]}
-        right = rows[DRAGGED]["kept"] == self.kept and cells["macs"]["mark"] == "exact"
-        if not right or cells["macs"]["value"] != tables.count(cost.macs):
-            self.faults.append(f"{self.number}: {cells['macs']['value']} for {self.kept} kept, exact {cost.macs}")
-
-    async def _poll(self) -> None:
-        """As the strip does while something is measured, and never while an edit is on its way."""
-        while True:
-            strip = component(self.page, "headline")
-            told = json.loads(strip.json)
-            await asyncio.sleep(told["poll_ms"] / 1000)
-            if told["pending"] and not self.waiting:
-                await self.page._send(part=self._part(strip), auto=True)
+def processor_ms(server: Server) -> float:
+    """Used by the server's own process until now, its workers left out; in steps of some milliseconds."""
+    fields = Path(f"/proc/{server.process.pid}/stat").read_text().rpartition(")")[2].split()
+    return 1000 * (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def answers(server: Server, tokens: list[str]) -> list[int]:
+def answers(server: Server, tokens: list[str]) -> list[dict[str, int]]:
     """What the store holds for each visitor: units kept in the dragged group."""
-    from core.keep.store import FILE_NAME, Store
-
     store, found = Store(server.home / FILE_NAME), []
     for token in tokens:
         state, _ = store.workspace(token) or ({"removed": {}}, 0)
-        found.append(64 - state["removed"].get(DRAGGED, 0))
+        found.append({DRAGGED: 64 - state["removed"].get(DRAGGED, 0)})
     store.close()
     return found
 
@@ -315,7 +270,13 @@ def memory(server: Server) -> float:
     return 0.0
 
 
-PARTS = {"newcomer": newcomer, "resnet50": resnet50, "measured": measured, "visitors": visitors}
+PARTS = {
+    "newcomer": newcomer,
+    "resnet50": resnet50,
+    "measured": measured,
+    "visitors": visitors,
+    "processor": processor,
+}
 
 
 def main() -> None:

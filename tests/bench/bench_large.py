@@ -1,9 +1,9 @@
 """What criteria and a scan cost on a large network: `python tests/bench/bench_large.py [criteria]`.
 
 ResNet-50 with random weights on noise of 224 pixels, 256 images as the pages take at most: seconds by the wall and of
-the processor, and how far the process grew over network and images. "images" is how many the pages would give the
-criterion (``affordable_images``); `--all-images` gives every criterion all of them. The scan is stopped after
-`--scan-seconds`: its memory does not grow further. On one thread unless OMP_NUM_THREADS says more.
+the processor, and how far the process, one for each, grew over network and images. "images" is how many the pages
+would give the criterion (``affordable_images``); `--all-images` gives every criterion all of them. The scan is stopped
+after `--scan-seconds`: its memory does not grow further. On one thread unless OMP_NUM_THREADS says more.
 """
 
 from __future__ import annotations
@@ -13,6 +13,9 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -39,7 +42,7 @@ def noise(count: int) -> ImageData:
     return ImageData(pixels, labels, tuple(map(str, range(CLASSES))), "noise", (0.0,) * 3, (1.0,) * 3)
 
 
-def watched(words: str, work: Callable[[], object]) -> None:
+def watched(words: str, work: Callable[[], object]) -> str:
     memory = PeakMemory()
     memory.start()
     wall, processor = time.perf_counter(), time.process_time()
@@ -47,13 +50,30 @@ def watched(words: str, work: Callable[[], object]) -> None:
     wall, processor = time.perf_counter() - wall, time.process_time() - processor
     memory.over.set()
     grown = (memory.peak - memory.before) / 1e9
-    print(f"  {words:<34} {wall:8.1f} s {processor:8.1f} s CPU {grown:6.2f} GB "
-          f"({'within' if grown <= LIMIT_GB else 'MORE THAN'} {LIMIT_GB:g})", flush=True)  # fmt: skip
+    return (f"  {words:<34} {wall:8.1f} s {processor:8.1f} s CPU {grown:6.2f} GB "
+            f"({'within' if grown <= LIMIT_GB else 'MORE THAN'} {LIMIT_GB:g})")  # fmt: skip
 
 
-def scan_for(trace: Trace, data: ImageData, seconds: float) -> None:
+def loaded(images: int) -> tuple[Trace, ImageData]:
+    model = load_model(NET)
+    return trace_channels(model.module, model.example), noise(images)
+
+
+def score(name: str, images: int, all_images: bool) -> str:
+    trace, data = loaded(images)
+    count = images if all_images else affordable_images(trace, name, images)
+    few = data.take(torch.arange(count)) if CRITERIA[name].needs_images else None
+    return watched(f"{name}, {count} images", lambda: score_channels(trace, few, name))
+
+
+def scan(images: int, seconds: float) -> str:
+    trace, data = loaded(images)
     began = time.monotonic()
-    scan_sensitivity(trace, data, cancelled=lambda: time.monotonic() - began > seconds)
+
+    def late() -> bool:
+        return time.monotonic() - began > seconds
+
+    return watched(f"scan, {images} images, stopped", lambda: scan_sensitivity(trace, data, cancelled=late))
 
 
 def main() -> int:
@@ -64,16 +84,14 @@ def main() -> int:
     parser.add_argument("--scan-seconds", type=float, default=60.0, help="0 = no scan")
     parser.add_argument("--write-docs", action="store_true", help="keep what is printed in assets/bench/measure.md")
     asked = parser.parse_args()
-    loaded = load_model(NET)
-    trace, data = trace_channels(loaded.module, loaded.example), noise(asked.images)
-    for name in asked.criteria or COSTLY:
-        count = asked.images if asked.all_images else affordable_images(trace, name, asked.images)
-        few = data.take(torch.arange(count)) if CRITERIA[name].needs_images else None
-        with kept("Large networks", f"{name}, {count} images", wanted=asked.write_docs):
-            watched(f"{name}, {count} images", lambda name=name, few=few: score_channels(trace, few, name))
+    jobs = {name: partial(score, name, asked.images, asked.all_images) for name in asked.criteria or COSTLY}
     if asked.scan_seconds:
-        with kept("Large networks", f"scan, {asked.images} images", wanted=asked.write_docs):
-            watched(f"scan, {asked.images} images, stopped", lambda: scan_for(trace, data, asked.scan_seconds))
+        jobs["scan"] = partial(scan, asked.images, asked.scan_seconds)
+    # each in a process of its own: what one has freed would hide what the next takes
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn"), max_tasks_per_child=1) as processes:
+        for name, job in jobs.items():
+            with kept("Large networks", name, wanted=asked.write_docs):
+                print(processes.submit(job).result(), flush=True)
     return 0
 
 

@@ -9,7 +9,7 @@ ResNet-20 and -56 need ../shared (weights and images); without it only the demo 
     make bench-papers ARGS="--finetune 2"    also after so many epochs of fine-tuning each
     make bench-papers ARGS="--seeds 0 1 2"   with several seeds
     make bench-papers ARGS="--course 300 --only cifar/resnet56 --methods chapr-qr --budgets 0.25"
-                                             fine-tuned for so many seconds with the dense network as teacher
+                                             fine-tuned for so many seconds
 
 Exits with an error when a bar is missed for certain. The full run takes hours.
 """
@@ -90,9 +90,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--methods", nargs="+", metavar="METHOD", help="recipes, or peer-l1, peer-l1+bn and the like")
     parser.add_argument("--budgets", nargs="+", default=list(BUDGETS), help="shares of the dense MACs")
     parser.add_argument("--finetune", type=int, default=0, metavar="EPOCHS", help="also fine-tune (default: not)")
-    parser.add_argument(
-        "--course", type=float, default=0, metavar="SECONDS", help="fine-tune with a teacher, kept apart"
-    )
+    parser.add_argument("--course", type=float, default=0, metavar="SECONDS", help="fine-tune so long, kept apart")
     parser.add_argument("--calibration", type=int, default=10**6, help="calibration images at most (default: all)")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])

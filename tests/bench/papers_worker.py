@@ -40,7 +40,6 @@ SHORTER: dict[str, dict[str, dict[str, int]]] = {
     "cifar/resnet20": {"sfp": {"epochs": 4}, "taylor-iterative": {"updates": 5}},
     "cifar/resnet56": {"sfp": {"epochs": 2}, "taylor-iterative": {"updates": 2, "per_step": 32}},
 }
-TUNE_RATE = 0.01
 HELD_OUT = 932  # of the CIFAR training images: for choices; the dense network has learned them, so none is reported
 
 
@@ -153,10 +152,9 @@ def measure(
     )
     if (epochs or course) and not method.endswith("+bn"):  # training takes the statistics anew anyway
         began, cpu = time.perf_counter(), time.process_time()
-        how: dict[str, Any] = {"epochs": epochs, "lr": TUNE_RATE}
-        if course:
-            how = {"seconds": course, "teacher": loaded.module}
-        tuned = finetune_model(module, data.calibration, seed=seed, **how).module
+        how = {"seconds": course} if course else {"epochs": epochs}
+        taught: dict[str, Any] = {"teacher": loaded.module, "keep": data.selection}  # as on the page Recover
+        tuned = finetune_model(module, data.calibration, seed=seed, **taught, **how).module
         found["finetuned"] = compare_models(loaded.module, tuned, data.report).to_dict()
         found.update(
             finetune_epochs=epochs,
