@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-warn-script-location
 # Networks this small are fastest on one thread; two only wait for each other where other work runs.
-TEST_ENV := OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} PYTHONDONTWRITEBYTECODE=1
+TEST_ENV := OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1}
 
 .DEFAULT_GOAL := help
 .PHONY: help run test check format lint types bench many-nets bench-trace bench-measure bench-papers demos clean
@@ -30,7 +30,7 @@ run: $(VENV)/.run
 test: $(VENV)/.test
 ifeq ($(ARGS),)
 	@$(TEST_ENV) $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --ignore=tests/browser
-	@$(TEST_ENV) $(BIN)/python -m pytest -q -n 2 --dist loadfile tests/browser
+	@$(TEST_ENV) $(BIN)/python -m pytest -q -n 2 --dist loadgroup tests/browser
 else
 	@$(TEST_ENV) $(BIN)/python -m pytest -q $(ARGS)
 endif
