@@ -4,7 +4,7 @@ Every measurement runs in a process of its own: a network, a way to prune it, a 
 ResNet-20 and -56 need ../shared (weights and images); without it only the demo networks run.
 
     make bench-papers ARGS="--only cifar/resnet56 --methods cp-lasso cap --budgets 0.5"
-    make bench-papers ARGS="--resume"        go on where a run stopped (build/bench-papers.json)
+    make bench-papers ARGS="--resume"        go on where a run stopped (assets/bench/papers.json)
     make bench-papers ARGS="--write-docs"    also write assets/bench/papers.md and the charts
     make bench-papers ARGS="--finetune 2"    also after so many epochs of fine-tuning each
     make bench-papers ARGS="--seeds 0 1 2"   with several seeds
@@ -34,7 +34,7 @@ from tests.bench.papers_report import bars, course_lines, line, write_docs
 from tests.bench.papers_worker import DEMO_DATA, PEERS, SHARED, work
 
 ROOT = Path(__file__).resolve().parents[2]
-RESULTS = ROOT / "build" / "bench-papers.json"
+RESULTS = ROOT / "assets" / "bench" / "papers.json"  # kept, so that anybody can go on
 CIFAR = ("cifar/resnet20", "cifar/resnet56")
 BUDGETS = ("0.7", "0.5", "0.35", "0.25")
 OURS = (
@@ -95,7 +95,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--limit", type=float, default=1800, help="seconds one measurement may take (default 1800)")
-    parser.add_argument("--json", type=Path, default=RESULTS, help="where results go (default build/bench-papers.json)")
+    parser.add_argument("--json", type=Path, default=RESULTS, help="results (default assets/bench/papers.json)")
     parser.add_argument("--resume", action="store_true", help="keep what the file has, run what it lacks")
     parser.add_argument("--report", action="store_true", help="run nothing: judge what the file has")
     parser.add_argument("--write-docs", action="store_true", help="write assets/bench/papers.md and its charts")
