@@ -2,10 +2,10 @@
 
 The naive way builds a pruned copy for every point and evaluates all images with it, in batches of 128: with our own
 surgery, unchecked; with Torch-Pruning where it is installed; and with masks, at full width. All do the same points on
-the same images in one run, and in turns: whenever the scan has come a little further, it waits for the next naive
-point, so that other work on the machine hits all alike. The values must be equal. The lower bound is the arithmetic of
-the partial re-runs at the rate at which this machine does the dense network's convolutions and products alone, on one
-thread, taken in the same turns. Times are wall clock and, for machines that are shared, CPU time.
+the same images in one run, and in turns: between its batches the scan waits for the naive points that are due, so that
+other work on the machine hits all alike. The values must be equal. The lower bound is the arithmetic of the partial
+re-runs at the rate at which this machine does the dense network's convolutions and products alone, on one thread, taken
+in the same turns. Times are wall clock and, for machines that are shared, CPU time.
 
 `--ranking`: how well a scan that was stopped at 30 % of its work ranks the groups, as Spearman correlations with the
 whole scan: by what the page shows (how much of each group can go within a limit) and by the loss at each width.
@@ -196,7 +196,9 @@ def scan(case: Case, jobs: Sequence[Job]) -> tuple[Sensitivity, Seconds, Seconds
         return time.perf_counter() - began[0] - away[0], time.process_time() - began[1] - away[1]
 
     def watch(done: float, _: str = "", partial: Sensitivity | None = None) -> None:
-        if partial is not None and not told and len(partial.points) == len(case.groups):
+        if partial is None and done < 1:
+            return  # in the middle of a batch other lanes are still at work: they would be timed as the naive way's
+        if not told and partial is not None and len(partial.points) == len(case.groups):
             told.append(own())
         while waiting and 1 - done < (len(waiting) - 0.5) / len(jobs):
             wall, cpu = time.perf_counter(), time.process_time()

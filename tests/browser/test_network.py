@@ -12,6 +12,7 @@ from core import draw_network, open_subject
 from core.keep.store import FILE_NAME, Store
 from core.keep.workspace import Workspace, new_token
 from tests.browser.conftest import Tabs
+from tests.browser.waits import AT_REST, PATIENCE_S, eventually, painted
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
 MODEL = "demo/digits-resnet"
@@ -22,6 +23,11 @@ FIND = """(canvas, layer) => {
     canvas.dispatchEvent(new PointerEvent('pointermove', { clientX: x, clientY: y, pointerType: 'mouse' }));
     if (canvas.closest('.network').dataset.hover === layer) return [x, y];
   }
+}"""
+# How far the page can still be scrolled down.
+BELOW = """() => {
+  const main = document.querySelector('[data-testid=stMain]');
+  return main.scrollHeight - main.clientHeight - main.scrollTop;
 }"""
 
 
@@ -46,17 +52,34 @@ class Map:
     def zoom(self) -> float:
         return float(self.facts["zoom"])
 
-    def wait(self, holds: Callable[[dict[str, str]], Any], seconds: float = 20) -> dict[str, str]:
+    def wait(self, holds: Callable[[dict[str, str]], Any], seconds: float = PATIENCE_S) -> dict[str, str]:
         limit = time.monotonic() + seconds
         while not holds(facts := self.facts):
             assert time.monotonic() < limit, f"it never became so: {facts}"
             self.page.wait_for_timeout(30)
         return facts
 
+    def pixels(self) -> str:
+        painted(self.page)
+        return str(self.canvas.evaluate("node => node.toDataURL()"))
+
     def picture(self) -> str:
         """All pixels, once they have come to rest."""
+        before, now = "", self.pixels()
+        limit = time.monotonic() + PATIENCE_S
+        while now != before:
+            assert time.monotonic() < limit, "it never came to rest"
+            self.page.wait_for_timeout(200)
+            before, now = now, self.pixels()
+        return now
+
+    def wheel(self, down: float) -> None:
+        """Turn the wheel over the map when the page has come to rest: while it scrolls, the map lets it go on."""
+        box = self.canvas.bounding_box()
+        self.page.mouse.move(box["x"] + 200, box["y"] + 100)
+        self.page.locator(AT_REST).wait_for()
         self.page.wait_for_timeout(400)
-        return str(self.canvas.evaluate("node => node.toDataURL()"))
+        self.page.mouse.wheel(0, down)
 
     def point_at(self, layer: str) -> tuple[float, float]:
         """Move the mouse onto ``layer``, wherever it is drawn; where that is."""
@@ -68,10 +91,8 @@ class Map:
 
     def wait_page_shows(self, group: str) -> None:
         """The page's own menu of groups stands on it: Python heard."""
-        limit = time.monotonic() + 20
-        while (shown := self.page.get_by_label("Group", exact=True).first.input_value()) != group:
-            assert time.monotonic() < limit, f"the page shows {shown}"
-            self.page.wait_for_timeout(50)
+        menu = self.page.get_by_label("Group", exact=True).first
+        eventually(lambda: menu.input_value() == group, told=menu.input_value)
 
     def tip(self) -> str:
         return str(self.page.locator(".network .tip.shown").inner_text())
@@ -105,7 +126,7 @@ def test_pointing_at_a_layer_lights_its_group_and_tells_of_it(network: Callable[
     one = network(removed={group.id: 9})
     at_rest = one.picture()
     one.point_at(group.layers[1])
-    assert one.picture() != at_rest
+    eventually(lambda: one.pixels() != at_rest)
     told = one.tip()
     assert f"{group.units} → {group.units - 9} channels" in told
     assert f"{group.units - 9} of {group.units}" in told
@@ -114,7 +135,7 @@ def test_pointing_at_a_layer_lights_its_group_and_tells_of_it(network: Callable[
     assert group.layers[1] in readout and "(3 layers)" in readout
     one.page.mouse.move(5, 5)
     one.wait(lambda facts: not facts["hover"])
-    assert one.picture() == at_rest
+    eventually(lambda: one.pixels() == at_rest)
 
 
 def test_a_locked_layer_says_why(network: Callable[..., Map]) -> None:
@@ -144,7 +165,8 @@ def test_the_map_follows_a_selection_made_elsewhere(network: Callable[..., Map])
     one = network()
     one.page.get_by_label("Group", exact=True).first.click()
     one.page.keyboard.type(group.name)
-    one.page.wait_for_timeout(300)
+    options = one.page.get_by_role("option")
+    eventually(lambda: options.all_inner_texts() == [group.name], told=options.all_inner_texts)
     one.page.keyboard.press("Enter")
     one.wait(lambda facts: facts["selected"] == group.id)
 
@@ -152,37 +174,33 @@ def test_the_map_follows_a_selection_made_elsewhere(network: Callable[..., Map])
 def test_wheel_buttons_and_keys_zoom_and_dragging_pans(network: Callable[..., Map]) -> None:
     one = network()
     fitted, far = one.zoom, one.picture()
-    box = one.canvas.bounding_box()
-    one.page.mouse.move(box["x"] + 200, box["y"] + 100)
-    one.page.wait_for_timeout(400)
-    one.page.mouse.wheel(0, -400)
+    one.wheel(-400)
     near = float(one.wait(lambda facts: float(facts["zoom"]) > 1.2 * fitted)["zoom"])
     one.page.get_by_role("button", name="Zoom in").click()
     one.wait(lambda facts: float(facts["zoom"]) > 1.2 * near)
-    assert one.page.locator(".network .mini").is_visible(), "a part is out of sight: the overview is there"
-    before = one.picture()
+    one.page.locator(".network .mini").wait_for()  # a part is out of sight: the overview is there
+    before, box = one.picture(), one.canvas.bounding_box()
     one.page.mouse.move(box["x"] + 600, box["y"] + 120)
     one.page.mouse.down()
     one.page.mouse.move(box["x"] + 300, box["y"] + 120, steps=6)
     one.page.mouse.up()
-    assert one.picture() != before
+    eventually(lambda: one.pixels() != before)
     one.canvas.focus()
     one.page.keyboard.press("0")
     one.wait(lambda facts: float(facts["zoom"]) == fitted)
     one.page.mouse.move(5, 5)
-    assert one.picture() == far and not one.page.locator(".network .mini").is_visible()
+    eventually(lambda: one.pixels() == far and not one.page.locator(".network .mini").is_visible())
     one.page.keyboard.press("+")
     one.wait(lambda facts: float(facts["zoom"]) > fitted)
 
 
 def test_scrolling_the_page_over_the_map_goes_on(network: Callable[..., Map]) -> None:
     one = network()
-    box = one.canvas.bounding_box()
-    one.page.mouse.move(box["x"] + 200, box["y"] + 100)
-    one.page.wait_for_timeout(400)
-    one.page.mouse.wheel(0, 300)
-    one.page.wait_for_timeout(300)
-    assert one.canvas.bounding_box()["y"] < box["y"] - 100, "the whole is in view: there is nothing to zoom out of"
+    eventually(lambda: one.page.evaluate(BELOW) > 300)  # the map stands long before what is below it
+    begun, zoom = one.canvas.bounding_box()["y"], one.zoom
+    one.wheel(300)
+    eventually(lambda: one.canvas.bounding_box()["y"] < begun - 100)  # the whole is in view: no zooming out
+    assert one.zoom == zoom
 
 
 def test_search_jumps_to_a_layer(network: Callable[..., Map]) -> None:
@@ -190,14 +208,17 @@ def test_search_jumps_to_a_layer(network: Callable[..., Map]) -> None:
     fitted = one.zoom
     field = one.page.get_by_role("combobox", name="Find a layer")
     field.fill("3.1.conv")
-    hits = one.page.locator(".network .found li").all_inner_texts()
-    assert [hit[:14] for hit in hits] == ["stage3.1.conv1", "stage3.1.conv2"]
+    hits = one.page.locator(".network .found li")
+    eventually(
+        lambda: [hit[:14] for hit in hits.all_inner_texts()] == ["stage3.1.conv1", "stage3.1.conv2"],
+        told=hits.all_inner_texts,
+    )
     one.page.keyboard.press("ArrowDown")
     one.page.keyboard.press("Enter")
     one.wait(lambda facts: facts["hover"] == "stage3.1.conv2" and float(facts["zoom"]) > fitted)
     assert one.tip().startswith("stage3.1.conv2")
     field.fill("no such layer")
-    assert "No layer" in one.page.locator(".network .found").inner_text()
+    one.page.locator(".network .found", has_text="No layer").wait_for()
 
 
 def test_everything_works_from_the_keyboard(network: Callable[..., Map]) -> None:
@@ -246,8 +267,9 @@ def test_full_screen_draws_anew_and_comes_back(network: Callable[..., Map]) -> N
     button = one.page.get_by_role("button", name="Full screen")
     button.click()
     one.wait(lambda facts: float(facts["zoom"]) > 1.1 * fitted)
-    canvas = one.canvas.evaluate("node => [node.width / node.clientWidth, node.height / node.clientHeight]")
-    assert canvas == pytest.approx([1, 1], abs=0.01), "nothing is stretched"
+    stretched = "node => [node.width / node.clientWidth, node.height / node.clientHeight]"
+    even = pytest.approx([1, 1], abs=0.01)
+    eventually(lambda: one.canvas.evaluate(stretched) == even, told=lambda: one.canvas.evaluate(stretched))
     button.click()
     one.wait(lambda facts: float(facts["zoom"]) == fitted)
 
@@ -262,4 +284,4 @@ def test_attention_heads_are_counted_as_units(network: Callable[..., Map]) -> No
     one.page.locator(".network input").fill("encoder_layer_0.self_attention")
     one.page.keyboard.press("Enter")
     one.wait(lambda facts: "encoder_layer_0.self_attention" in facts["selected"])
-    assert "12 units" in one.page.locator(".network .readout").inner_text()
+    one.page.locator(".network .readout", has_text="12 units").wait_for()
