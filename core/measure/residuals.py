@@ -114,7 +114,8 @@ def output_gains(request: Request, groups: Sequence[Group]) -> dict[str, Tensor]
 
 def _slopes(replay: Replay, images: Tensor, groups: Sequence[Group], numbers: torch.Generator) -> dict[str, Tensor]:
     """Reader's weight -> float64 (images, positions, outputs); uses of one weight stand as more positions."""
-    sites = {site.step: site for found in read_sites(replay.tape, replay.steps, groups).values() for site in found}
+    by_group = read_sites(replay.tape, replay.steps, groups, normed=True)
+    sites = {site.step: site for found in by_group.values() for site in found}
     env: dict[int, Any] = {replay.tape.input: images}
     probes: dict[int, Tensor] = {}
     with torch.enable_grad():

@@ -15,6 +15,7 @@ from core.apply import mask_model, prune_model
 from core.errors import Cancelled, CoreError, PlanError
 from core.load import load_data
 from core.measure.cost import build_latency_table, count_cost, predict_latency
+from core.plan import GROUP_SETS
 from core.recipes import LOOPS, RECIPES, Outcome, Recipe, Unfinished, job, loops, run_recipe
 from core.records import PARTS, ImageData, LoadedModel, Plan, fingerprint_state
 from core.trace import trace_channels
@@ -33,6 +34,9 @@ QUICK = {
 TRAINED = ("taylor-iterative", "sfp")
 EVERY_RECIPE = pytest.mark.parametrize("name", NAMES)
 NETS = ("Plain", "ResidualIdentity", "DenseBlock")
+REBUILDING = ("cp-lasso", "chapr-qr", "cap", "balanced-rebuild")
+MAPS = ("UNet", "UNetTwoLevels", "FeaturePyramid", "HeadAtTwoScales")  # no score per class and image
+ODD = [name for name, net in ZOO.items() if net.groups and net.replays and name not in MAPS]
 
 
 @pytest.fixture(autouse=True)
@@ -98,6 +102,19 @@ def test_the_law_and_the_budget_hold(name: str, net: str) -> None:
     assert fingerprint_state(loaded.module.state_dict()) == before
     assert not outcome.module.training and all(p.grad is None for p in loaded.module.parameters())
     assert outcome.comparison.b.images == len(data.report)
+
+
+@pytest.mark.parametrize("at", range(len(ODD)), ids=lambda at: ODD[at])
+def test_rebuilding_runs_on_every_kind_of_network(at: int) -> None:
+    """Weight norms, attention, gates, joined branches, layers read twice: no rebuilt layer is worse than as cut."""
+    loaded, data = tiny(ODD[at])
+    trace = trace_channels(loaded.module, loaded.example)
+    dense, one_each = count_cost(trace).macs, Plan({group.id: (0,) for group in GROUP_SETS["gathers"](trace)})
+    macs = (3 + count_cost(trace, one_each).macs / dense) / 4
+    outcome = run_recipe(REBUILDING[at % len(REBUILDING)], loaded, data, {"macs": macs})
+    assert count_cost(trace_channels(outcome.module, loaded.example)).macs <= macs * dense
+    assert all(story.rebuilt_error <= story.raw_error for story in outcome.stories)
+    assert math.isfinite(outcome.comparison.b.loss)
 
 
 @EVERY_RECIPE
