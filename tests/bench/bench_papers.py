@@ -53,7 +53,7 @@ def main() -> int:
         networks = [name for name in networks if name not in left_out]
     methods = list(options.methods or OURS)
     if not options.methods and importlib.util.find_spec("torch_pruning") is not None:
-        methods += [name for peer in PEERS for name in (peer, f"{peer}+bn")]
+        methods += peers()
     results = read(options.json) if options.resume or options.report else {}
     results["setting"] = setting(options.threads) if not options.report else results.get("setting", setting(2))
     results.setdefault("networks", {})
@@ -77,11 +77,20 @@ def main() -> int:
     lines += course_lines(results["courses"])
     print("\n" + "\n".join(lines))
     if options.write_docs:
+        order = [*OURS, *peers()]
+        networks = {
+            name: {method: found[method] for method in sorted(found, key=order.index)}
+            for name, found in results["networks"].items()
+        }
         told = [f"{describe(results['setting'])}; written at commit {commit()}. Measured by", "", "```"]
         told += [*results.get("commands", ()), "```"]
-        for path in write_docs(results["networks"], lines, told, ROOT / "assets" / "bench"):
+        for path in write_docs(networks, lines, told, ROOT / "assets" / "bench"):
             print(f"wrote {path.relative_to(ROOT)}")
     return int(missed)
+
+
+def peers() -> list[str]:
+    return [name for peer in PEERS for name in (peer, f"{peer}+bn")]
 
 
 def arguments() -> argparse.Namespace:

@@ -40,9 +40,10 @@ TOLD = (
     "- `peer-*`: Torch-Pruning, one uniform ratio (`peer-fpgm`: one threshold for all layers), inside of blocks only:",
     "  at one ratio for everything, shortcuts too, its networks did far worse. It may take 1 % more than the budget",
 )
+DASHES = ("", "6 4", "2 3")  # one after the other, each with all colours
 STYLE = """
   text { font: 13px system-ui, sans-serif; fill: #333 } .small { font-size: 11px } .title { font-size: 16px }
-  .grid { stroke: #8886; stroke-width: .6 } .line { fill: none; stroke-width: 2 } .peer { stroke-dasharray: 5 4 }
+  .grid { stroke: #8886; stroke-width: .6 } .line { fill: none; stroke-width: 2 }
   @media (prefers-color-scheme: dark) { text { fill: #ddd } }
 """
 
@@ -192,11 +193,36 @@ def markdown(results: Results, lines: Sequence[str], setting: Sequence[str]) -> 
         told += f"Load of the machine when a run ended: {min(loads):.0f} to {max(loads):.0f}." if loads else ""
         text += ["", f"## {network}", "", told, ""]
         text += [f"![Accuracy {words}]({chart_name(network, part)})" for part, words in CHARTS.items()]
+        text += ["", *_overview(methods)]
         text += ["", f"| {' | '.join(COLUMNS)} |", "|---|" + "--:|" * (len(COLUMNS) - 2) + "---|"]
         for method, budgets in methods.items():
             for budget in sorted(budgets, key=float, reverse=True):
                 text.append(_row(method, budget, budgets[budget]))
     return "\n".join(text) + "\n"
+
+
+def _overview(methods: Mapping[str, Mapping[str, Mapping[str, Entry]]]) -> list[str]:
+    """All methods at a glance: accuracy without retraining, and after it where that is another number."""
+    budgets = sorted({budget for found in methods.values() for budget in found}, key=float, reverse=True)
+    text = ["Per cent right without retraining, and after the short fine-tune where that gives another figure:", ""]
+    text += [
+        f"| method | {' | '.join(f'{budget} of the MACs' for budget in budgets)} |",
+        "|---" * (len(budgets) + 1) + "|",
+    ]
+    for method, found in methods.items():
+        cells = []
+        for budget in budgets:
+            runs = measured(found.get(budget, {}))
+            raw, tuned = (
+                percent(sum(values) / len(values)) if (values := _values(runs, part)) else "-" for part in CHARTS
+            )
+            cells.append(raw if tuned in (raw, "-") else f"{raw} → {tuned}")
+        text.append(f"| {' | '.join([method, *cells])} |")
+    return text
+
+
+def _values(runs: Sequence[Entry], part: str) -> list[float]:
+    return [run[part]["b"]["value"] for run in runs if run.get(part)]
 
 
 def _row(method: str, budget: str, seeds: Mapping[str, Entry]) -> str:
@@ -229,7 +255,7 @@ def _mean(runs: Sequence[Entry], name: str) -> float:
 
 def _seeds(runs: Sequence[Entry], part: str) -> str:
     """Accuracy of the first seed with its interval, and the mean, least and most of all seeds where there are more."""
-    values = [run[part]["b"]["value"] for run in runs if run.get(part)]
+    values = _values(runs, part)
     first = accuracy(runs[0].get(part))
     if len(values) < 2:
         return first
@@ -259,17 +285,18 @@ def chart(title: str, methods: Mapping[str, Mapping[str, Mapping[str, Entry]]], 
         f'<text x="{(LEFT + RIGHT) / 2:.0f}" y="{BOTTOM + 40}" text-anchor="middle">MACs left, % of the dense</text>'
     )
     for number, (method, curve) in enumerate(curves.items()):
-        colour, peer = COLOURS[number % len(COLOURS)], " peer" if number >= len(COLOURS) else ""
+        colour = COLOURS[number % len(COLOURS)]
+        drawn = f'class="line" stroke="{colour}" stroke-dasharray="{DASHES[number // len(COLOURS) % len(DASHES)]}"'
         places = [(LEFT + (RIGHT - LEFT) * macs, BOTTOM - (BOTTOM - TOP) * value) for macs, value in curve]
         path = "L".join(f"{x:.1f} {y:.1f}" for x, y in places)
-        parts.append(f'<path class="line{peer}" stroke="{colour}" d="M{path}"/>')
+        parts.append(f'<path {drawn} d="M{path}"/>')
         for (x, y), (macs, value) in zip(places, curve, strict=True):
             told = f"{method}: {percent(value)} % with {percent(macs)} % of the MACs"
             parts.append(
                 f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.6" fill="{colour}"><title>{escape(told)}</title></circle>'
             )
         key = TOP + 10 + 18 * number
-        parts.append(f'<path class="line{peer}" stroke="{colour}" d="M{RIGHT + 20} {key}h24"/>')
+        parts.append(f'<path {drawn} d="M{RIGHT + 20} {key}h24"/>')
         parts.append(f'<text class="small" x="{RIGHT + 50}" y="{key + 4}">{escape(method)}</text>')
     head = (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
