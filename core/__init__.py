@@ -69,6 +69,7 @@ _HOME = {
     "core.records": "Accuracy Cost CurvePoint Group ImageData Latency LoadedModel Plan Scores Trace",
     "core.show.recovery": "MEASURED MISSING RUNNING SECONDS WAITING DenseLevel RungRow best_rung dense_level "
     "known_rungs ladder_csv missing_rungs rung_rows",
+    "core.keep.recent": "Recent",
     "core.keep.shelf": "find_result is_shipped job_key",
     "core.keep.opening": "Opening",
     "core.keep.subject": (

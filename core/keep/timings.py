@@ -5,14 +5,13 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from core.errors import CoreError
+from core.keep.recent import Recent
 from core.keep.store import Store, StoreError
 from core.measure.cost.lookup import corrected
 from core.measure.cost.tables import LatencyTable
@@ -24,7 +23,7 @@ KIND = "timings"  # in the store, under the key of the latency table
 KEPT = 8  # the newest say most
 TABLES_KEPT = 8  # corrected tables, for everybody
 FRESH_S = 1.0  # what another process timed may be noticed so late
-_tables: OrderedDict[Any, LatencyTable] = OrderedDict()
+_tables: Recent[LatencyTable] = Recent(TABLES_KEPT)
 _looked: dict[tuple[Path, str], tuple[float, LatencyTable, LatencyTable]] = {}  # when, at which table, what came of it
 _lock = threading.Lock()
 
@@ -64,16 +63,12 @@ def _corrected(store: Store, key: str, trace: Trace, table: LatencyTable) -> Lat
     made = table.wall.when if table.wall is not None else ""
     notes = [note for note in notes if isinstance(note, dict) and str(note.get("when", "")) >= made]
     name = (key, made, table.knots, *((note["when"], note.get("plan_ms")) for note in notes))
-    with _lock:
-        if name in _tables:
-            return _tables[name]
-    try:
-        found = corrected(trace, table, [Timing.from_dict(note) for note in notes])
-    except CoreError as error:
-        log.warning("%s", error)
-        found = table
-    with _lock:
-        _tables[name] = found
-        while len(_tables) > TABLES_KEPT:
-            _tables.popitem(last=False)
-    return found
+
+    def make() -> LatencyTable:
+        try:
+            return corrected(trace, table, [Timing.from_dict(note) for note in notes])
+        except CoreError as error:
+            log.warning("%s", error)
+            return table
+
+    return _tables.get(name, make)

@@ -14,6 +14,7 @@ from core import (
     Headline,
     LatencyTable,
     Plan,
+    Recent,
     Scores,
     Sensitivity,
     Subject,
@@ -30,7 +31,6 @@ from core.keep.workspace import Workspace
 from pages.components import tables, work
 from pages.components.equaliser import CostTerms, EqualiserRow
 from pages.components.headline import Cell
-from pages.components.recent import Recent
 
 DENSE = Plan({})
 Found = TypeVar("Found")

@@ -6,10 +6,9 @@ from typing import Any
 
 from plotly.basedatatypes import BaseFigure
 
-from core import DeskRow, Sensitivity, desk_rows
+from core import DeskRow, Recent, Sensitivity, desk_rows
 from pages.components import charts
 from pages.components.desk import Desk
-from pages.components.recent import Recent
 
 FIGURES_KEPT = 64
 _specs: Recent[tuple[Sensitivity, dict[str, Any]]] = Recent(FIGURES_KEPT)  # by curves and group, each with its curves

@@ -19,6 +19,7 @@ from core import (
     LatencyTable,
     Opening,
     Plan,
+    Recent,
     Scores,
     Sensitivity,
     Subject,
@@ -37,7 +38,6 @@ from core.keep.store import open_store
 from core.keep.workspace import Workspace
 from core.work.jobs import JobStatus, QueueFull, open_jobs
 from pages.components import session
-from pages.components.recent import Recent
 
 FIRST_MODEL = "demo/digits-vgg"
 FIRST_CRITERION, WEIGHTS_CRITERION = "taylor", "weight-l2"

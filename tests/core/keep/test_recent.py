@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pages.components.recent import Recent
+from core.keep.recent import Recent
 
 
 def test_it_is_made_once_until_it_is_dropped_or_others_were_asked_for() -> None:
