@@ -171,7 +171,8 @@ def classes_chart(classes: Sequence[str], plans: Mapping[str, Sequence[float]], 
     told = "On selection images" if few else f"The {MOST_CLASSES} classes of {len(classes)} that differ most"
     charts.house(figure, "Accuracy per class", told, 150 + 24 * len(rows))
     charts.legend_below(figure, 84)
-    figure.update_xaxes(title="right answers, %", showgrid=True, gridcolor=charts.FAINT)
+    edges = {"include": [90.0], "clipmax": 100.4}  # room for a point at 100 %, none for more
+    figure.update_xaxes(title="right answers, %", autorangeoptions=edges, showgrid=True, gridcolor=charts.FAINT)
     figure.update_yaxes(type="category", autorange="reversed", automargin=True, ticks="")
     return figure
 
