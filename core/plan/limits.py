@@ -49,8 +49,8 @@ class Limits:
                 reach = math.ceil(1e4 * least) / 1e4
                 facts.append(f"{name} {value:g} asked for, {reach:g}{unit} is the smallest reachable")
         return PlanError(
-            f"The budget is out of reach{self.words}: {'; '.join(facts)}. Allow more to remain, unlock groups, or scan "
-            "those that have no curve yet."
+            f"The budget is out of reach{self.words}: {'; '.join(facts)}. Allow more to remain, unlock groups, let all "
+            "groups take part where only some do, or scan those that have no curve yet."
         )
 
 
