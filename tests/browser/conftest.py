@@ -20,6 +20,7 @@ from core import build_latency_table, job_key, open_subject
 from core.keep.store import FILE_NAME, Store
 from pages.components.work import FIRST_MODEL
 from tests.browser.harness_page import HarnessPage
+from tests.browser.waits import PATIENCE_S
 
 ROOT = Path(__file__).parents[2]
 QUIET = (
@@ -135,7 +136,7 @@ class Tabs:
             self.contexts[name] = self.browser.new_context(accept_downloads=True, **options)
         idle = self.idle.setdefault(name, [])
         page = idle.pop() if idle else self.contexts[name].new_page()
-        page.set_default_timeout(30_000)
+        page.set_default_timeout(1000 * PATIENCE_S)
         page.set_viewport_size(look.pop("viewport"))
         page.emulate_media(**look)
         return page

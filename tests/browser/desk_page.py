@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tests.browser.bars import Bars
+from tests.browser.waits import PATIENCE_S
 
 # Where the strip stands is looked for once: this is asked many times a second, and a search takes long in a large page.
 READ = """() => {
@@ -55,13 +56,13 @@ class DeskPage(Bars):
         self.wait_for_bars()
 
     def wait_for_bars(self) -> None:
-        self.page.locator(".equaliser .column .fader").first.wait_for(timeout=60_000)
-        self.page.locator(".headline .cell").first.wait_for(timeout=60_000)
+        self.page.locator(".equaliser .column .fader").first.wait_for()
+        self.page.locator(".headline .cell").first.wait_for()
 
     def cells(self) -> dict[str, Cell]:
         return {name: Cell(*texts) for name, texts in self.page.evaluate(READ)}
 
-    def wait_until(self, holds: Callable[[dict[str, Cell]], bool], seconds: float = 90) -> dict[str, Cell]:
+    def wait_until(self, holds: Callable[[dict[str, Cell]], bool], seconds: float = PATIENCE_S) -> dict[str, Cell]:
         """The headline as soon as ``holds``; fails with what it shows instead."""
         begun = time.monotonic()
         while True:

@@ -8,8 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tests.browser.bars import Bars
-
-COLD_MS = 120_000  # a cold server imports first
+from tests.browser.waits import AT_REST, PATIENCE_S, eventually
 
 
 class HarnessPage(Bars):
@@ -18,20 +17,20 @@ class HarnessPage(Bars):
     def __init__(self, page: Any, address: str, query: str) -> None:
         super().__init__(page)
         page.goto(f"{address}/?{query}")
-        page.locator(".equaliser .column, .heatmap canvas").first.wait_for(timeout=COLD_MS)
-        page.locator("[data-testid=stCode]").wait_for(timeout=COLD_MS)
-        page.locator("[data-testid=stApp][data-test-script-state=notRunning]").wait_for(timeout=COLD_MS)
+        page.locator(".equaliser .column, .heatmap canvas").first.wait_for()
+        page.locator("[data-testid=stCode]").wait_for()
+        page.locator(AT_REST).wait_for()
 
     def wait_kept(self, group: str, kept: int) -> None:
         """Bars are painted once per frame, so a key press shows in the next one."""
-        self.page.locator(f".column[data-id={group}] .fader[aria-valuenow='{kept}']").wait_for(timeout=3000)
+        eventually(lambda: self.kept(group) == kept, told=lambda: self.kept(group))
 
     def echo(self) -> dict[str, Any]:
         """What Python holds, as the harness prints it."""
         held: dict[str, Any] = json.loads(self.page.locator("[data-testid=stCode]").inner_text())
         return held
 
-    def wait(self, holds: Callable[[dict[str, Any]], bool], seconds: float = 10) -> dict[str, Any]:
+    def wait(self, holds: Callable[[dict[str, Any]], bool], seconds: float = PATIENCE_S) -> dict[str, Any]:
         limit = time.monotonic() + seconds
         while not holds(echo := self.echo()):
             assert time.monotonic() < limit, f"Python never agreed: {echo}"

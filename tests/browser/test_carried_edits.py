@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from tests.browser.waits import eventually
+
 pytestmark = pytest.mark.browser
 
 # A headline that takes every edit and answers when it is told to.
@@ -29,9 +31,11 @@ def test_one_edit_travels_at_a_time_and_a_drawing_older_than_an_answer_takes_not
     desk.page.evaluate(HEADLINE)
     desk.drag("g3", 0.5)
     desk.drag("g5", 0.25)
+    eventually(lambda: desk.page.evaluate("window.taken.length"))
     (first,) = desk.page.evaluate("window.taken")
     assert first["steps"] == [{"g3": 32}] and desk.page.evaluate("window.moving")
     answer(desk, first["seq"])
+    eventually(lambda: desk.page.evaluate("window.taken.length") > 1)
     first, second = desk.page.evaluate("window.taken")
     kept = desk.kept("g5")
     assert second["steps"] == [{"g5": kept}] and desk.page.evaluate("window.moving"), "the second is not answered yet"

@@ -7,6 +7,7 @@ import re
 import pytest
 
 from tests.browser.conftest import Server, Tabs
+from tests.browser.waits import eventually
 
 pytestmark = pytest.mark.browser
 PATIENCE_MS = 180_000  # a busy machine may be slow; nothing here is a measurement
@@ -24,8 +25,8 @@ def test_a_clicked_channel_is_portrayed(app: Server, tabs: Tabs) -> None:
     page.get_by_text("Where it looks, by Integrated Gradients").first.wait_for()
     heading = page.get_by_role("heading", name=re.compile(r"^Channel \d+ of ")).inner_text()
     canvas.hover(position={"x": box["width"] * 0.52, "y": 8})
-    said = page.locator(".heatmap .readout b").inner_text()
-    assert heading == "Channel {1} of {0}".format(*said.split(", channel ")), "the same cell, wherever the page stands"
+    said = page.locator(".heatmap .readout b")  # the same cell, wherever the page stands
+    eventually(lambda: heading == "Channel {1} of {0}".format(*said.inner_text().split(", channel ")))
     assert "filter" in page.locator(".readout .members").inner_text()
     pictures = page.locator(".ps-pictures img")
     pictures.last.scroll_into_view_if_needed()

@@ -13,7 +13,7 @@ import pytest
 from tests.browser.conftest import Tabs
 from tests.browser.desk_page import DeskPage
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
 
 
 def test_a_teacher_and_two_learners_share_a_board(app: Any, tabs: Tabs, tmp_path: Path) -> None:
@@ -31,7 +31,7 @@ def test_a_teacher_and_two_learners_share_a_board(app: Any, tabs: Tabs, tmp_path
         choose_a_plan(page, share)
     hand_in(learners)  # side by side, as in a class
     for page in (teacher, *learners):
-        page.get_by_text("2 learners, 2 plans handed in").wait_for(timeout=30_000)
+        page.get_by_text("2 learners, 2 plans handed in").wait_for()
 
     with teacher.expect_download() as waiting:
         teacher.get_by_role("button", name="Board as CSV").click()
@@ -48,13 +48,13 @@ def test_a_teacher_and_two_learners_share_a_board(app: Any, tabs: Tabs, tmp_path
 def open_class(page: Any, address: str) -> str:
     """Freeze the criterion, hide the export, open the class; the learners' link."""
     page.goto(f"{address}/Learn")
-    page.get_by_text("For teachers: set an exercise").click(timeout=60_000)
+    page.get_by_text("For teachers: set an exercise").click()
     for control, how in (("criterion", "frozen"), ("export", "hidden")):
         page.locator(f".st-key-teach-hold-{control}").get_by_text(how, exact=True).click()
         page.locator(f".st-key-teach-hold-{control} [data-selected=true]").get_by_text(how).wait_for()
     page.get_by_role("button", name="Open a class").click()
     code = page.locator(".st-key-class-card code").first
-    code.wait_for(timeout=30_000)
+    code.wait_for()
     assert re.search(r"Class \w{4}-\w{4}-\w{4}", page.locator(".st-key-class-card").inner_text())
     return str(code.inner_text())
 
@@ -62,9 +62,9 @@ def open_class(page: Any, address: str) -> str:
 def take_part(page: Any, link: str, name: str) -> str:
     """Open the link and join; the token of the work that was made for it."""
     page.goto(link)
-    page.get_by_label("Your nickname on the board").fill(name, timeout=60_000)
+    page.get_by_label("Your nickname on the board").fill(name)
     page.get_by_role("button", name="Join", exact=True).click()
-    page.get_by_text(f"Nickname: {name}", exact=True).wait_for(timeout=30_000)
+    page.get_by_text(f"Nickname: {name}", exact=True).wait_for()
     page.wait_for_url(re.compile(r"[?&]w="))
     return str(page.url.partition("w=")[2])
 
@@ -100,4 +100,4 @@ def hand_in(pages: list[Any]) -> None:
         waiting.append(waiting.pop(0))
         page.wait_for_timeout(100)
     for page in pages:
-        page.get_by_text(re.compile(r"learners?, [12] plans? handed in")).wait_for(timeout=30_000)
+        page.get_by_text(re.compile(r"learners?, [12] plans? handed in")).wait_for()

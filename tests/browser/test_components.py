@@ -8,6 +8,7 @@ import re
 import pytest
 
 from tests.browser.component_harness import made_up
+from tests.browser.waits import eventually, painted
 
 pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("harness")]
 
@@ -16,10 +17,9 @@ def test_dragging_moves_bar_and_estimates_in_the_browser_and_commits_on_release(
     desk = open_desk()
     before = {name: desk.estimate(name) for name in ("accuracy", "macs", "params", "latency")}
     desk.grab("g3", 0.5)
-    desk.page.wait_for_timeout(150)
     assert desk.kept("g3") == 32
     assert desk.page.locator(".column[data-id=g3] .count").inner_text().split() == ["32", "of", "64"]
-    assert all(desk.estimate(name) != text for name, text in before.items())
+    eventually(lambda: all(desk.estimate(name) != text for name, text in before.items()))
     assert desk.echo()["phases"] == [], "Python is not needed while the hand moves"
     desk.page.mouse.up()
     echo = desk.wait(lambda echo: echo["values"]["g3"] == 32)
@@ -66,6 +66,7 @@ def test_typed_number_removes_that_many_percent(open_desk):
     desk.page.keyboard.type("99")
     desk.page.keyboard.press("Escape")
     desk.page.keyboard.press("Enter")
+    painted(desk.page)
     assert desk.kept("g5") == round(0.75 * units)
 
 
@@ -75,10 +76,12 @@ def test_undo_and_redo_reach_python_after_the_edit_they_follow(open_desk):
     desk.page.keyboard.press("Control+z")
     echo = desk.wait(lambda echo: echo["commands"] == ["undo"] and echo["values"]["g3"] == 64)
     assert len(echo["phases"]) == 1
+    desk.wait_kept("g3", 64)
     desk.page.wait_for_timeout(400)
     assert desk.kept("g3") == 64
     desk.page.keyboard.press("Control+Shift+z")
     desk.wait(lambda echo: echo["commands"] == ["undo", "redo"] and echo["values"]["g3"] == 32)
+    desk.wait_kept("g3", 32)
     desk.page.wait_for_timeout(400)
     assert desk.kept("g3") == 32
 
@@ -87,6 +90,7 @@ def test_locked_bars_stay_and_say_why(open_desk):
     desk = open_desk()
     desk.drag("g11", 0.3)
     desk.page.keyboard.press("ArrowDown")
+    painted(desk.page)
     assert desk.kept("g11") == 512
     assert "feeds the output" in desk.bar("g11").get_attribute("aria-valuetext")
     assert desk.bar("g11").get_attribute("aria-disabled") == "true"
@@ -120,9 +124,10 @@ def test_python_changes_are_adopted_but_never_under_the_hand(open_desk):
     desk = open_desk()
     desk.page.get_by_role("button", name="Half").click()
     desk.wait(lambda echo: echo["rev"] == 1)
-    desk.page.wait_for_timeout(300)
-    assert desk.kept("g1") == 32 and desk.kept("g3") == 32
+    for group in ("g1", "g3"):
+        desk.wait_kept(group, 32)
     desk.grab("g3", 0.8)
+    assert desk.kept("g3") == 51
     desk.page.get_by_role("button", name="All").evaluate("button => button.click()")
     desk.wait(lambda echo: echo["rev"] == 2)
     desk.page.wait_for_timeout(200)
@@ -130,7 +135,8 @@ def test_python_changes_are_adopted_but_never_under_the_hand(open_desk):
     desk.page.mouse.up()
     echo = desk.wait(lambda echo: echo["values"]["g3"] == 51)
     assert echo["values"]["g1"] == 64
-    assert desk.kept("g1") == 64 and desk.kept("g3") == 51
+    desk.wait_kept("g1", 64)
+    assert desk.kept("g3") == 51
 
 
 def test_escape_takes_a_drag_back(open_desk):
@@ -138,6 +144,7 @@ def test_escape_takes_a_drag_back(open_desk):
     desk.grab("g3", 0.4)
     desk.page.keyboard.press("Escape")
     desk.page.mouse.up()
+    desk.wait_kept("g3", 64)
     desk.page.wait_for_timeout(300)
     assert desk.kept("g3") == 64 and desk.echo()["phases"] == []
 
@@ -154,7 +161,7 @@ def test_no_edit_is_lost_in_thirty_quick_drags(open_desk, slow):
         wanted[group] = desk.kept(group)
         units = int(desk.bar(group).get_attribute("aria-valuemax"))
         assert wanted[group] == pytest.approx(share * units, abs=1.5), "the bar follows the mouse"
-    echo = desk.wait(lambda echo: all(echo["values"][group] == kept for group, kept in wanted.items()), 30)
+    echo = desk.wait(lambda echo: all(echo["values"][group] == kept for group, kept in wanted.items()))
     assert echo["steps"] == 30, "every gesture is an undo step of its own"
     assert all(desk.kept(group) == kept for group, kept in wanted.items())
 
@@ -196,13 +203,13 @@ def test_clicking_a_name_selects_the_group(open_desk):
     desk = open_desk()
     desk.page.locator(".column[data-id=g7] .name").click()
     desk.wait(lambda echo: echo["selected"] == "g7")
-    assert "selected" in desk.page.locator(".column[data-id=g7]").get_attribute("class")
+    desk.page.locator(".column.selected[data-id=g7]").wait_for()
 
 
 def test_snap_moves_in_multiples(open_desk):
     desk = open_desk("snap=8")
     desk.drag("g3", 0.55)
-    assert desk.kept("g3") == 32
+    desk.wait_kept("g3", 32)
     desk.page.keyboard.press("ArrowDown")
     desk.wait_kept("g3", 24)
     desk.page.keyboard.press("Home")
@@ -241,9 +248,9 @@ def test_heatmap_reads_out_sorts_and_picks(open_desk):
     echo = desk.wait(lambda echo: echo["picked"] is not None)
     assert echo["picked"]["id"] == "g0" and echo["returned"] == echo["picked"]
     desk.page.keyboard.press("End")
-    assert "rank 64 of 64, pruned" in readout.inner_text()
+    eventually(lambda: "rank 64 of 64, pruned" in readout.inner_text(), told=readout.inner_text)
     desk.page.keyboard.press("ArrowDown")
-    assert readout.inner_text().startswith("features.3")
+    eventually(lambda: readout.inner_text().startswith("features.3"), told=readout.inner_text)
     desk.page.keyboard.press("Enter")
     desk.wait(lambda echo: echo["picked"]["id"] == "g1")
 
@@ -272,17 +279,19 @@ def test_the_second_heatmap_is_sorted_along_with_the_first(open_desk):
 
     def told() -> str:
         box = desk.page.locator(".heatmap canvas").nth(1).bounding_box()
-        desk.page.mouse.move(box["x"] + 8, box["y"] + 30)
-        desk.page.mouse.move(box["x"] + 4, box["y"] + 5)
-        desk.page.wait_for_function("node => node.textContent.includes('features.0')", arg=readout.element_handle())
+        for right, down, here in ((8, 30, False), (4, 5, True)):
+            desk.page.mouse.move(box["x"] + right, box["y"] + down)
+            eventually(lambda here=here: ("features.0," in readout.inner_text()) == here, told=readout.inner_text)
         return readout.inner_text()
 
     assert "channel 0:" in told()
     sorts.nth(0).check()
-    assert sorts.nth(1).is_checked() and "rank 64 of 64" in told(), "the best of the first are the worst of the second"
+    eventually(sorts.nth(1).is_checked)
+    assert "rank 64 of 64" in told(), "the best of the first are the worst of the second"
     desk.page.get_by_label("Same order as the other map").nth(1).uncheck()
     assert "rank 1 of 64" in told(), "its own order, when that is wanted"
     sorts.nth(0).uncheck()
     assert sorts.nth(1).is_checked(), "then it goes its own way"
     desk.page.get_by_label("Same order as the other map").nth(1).check()
-    assert not sorts.nth(1).is_checked() and "channel 0:" in told()
+    eventually(lambda: not sorts.nth(1).is_checked())
+    assert "channel 0:" in told()

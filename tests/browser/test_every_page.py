@@ -8,17 +8,17 @@ import pytest
 
 from tests.browser.conftest import Server, Tabs
 from tests.browser.desk_page import DeskPage
+from tests.browser.waits import AT_REST, eventually, painted
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
 TITLES = ("Overview", "Model", "Channels", "Sensitivity", "Tune", "Recover", "Compare", "Export", "Learn")
 VIOLATIONS = {"resultTypes": ["violations"]}  # what passes need not be listed
 COLOURS = {**VIOLATIONS, "runOnly": {"type": "rule", "values": ["color-contrast", "link-in-text-block"]}}
 NARROW = {"width": 400, "height": 900}
-REST = "[data-testid=stApp][data-test-script-state=notRunning]"
-# What moves comes to rest, and charts are drawn after the script has ended; an animation that is held never ends.
-AT_REST = """() => Promise.race([new Promise((done) => setTimeout(done, 400)),
-  Promise.all([document.fonts.ready, ...document.getAnimations().map((one) => one.finished.catch(() => 0))])
-    .then(() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done))))]).then(() => 0)"""
+# What moves comes to rest, and charts are drawn after the script has ended.
+# What is held, or turns for ever, never ends.
+MOVING = """() => document.getAnimations().filter((one) =>
+  one.playState === 'running' && Number.isFinite(one.effect.getComputedTiming().endTime)).length"""
 OWN_PAGE = """() => [...document.querySelectorAll('[data-testid=stMain] *')].filter((node) => {
   const style = getComputedStyle(node), box = node.getBoundingClientRect();
   return box.width && style.position !== 'fixed' && box.right > innerWidth + 1 && !hidden(node);
@@ -31,6 +31,11 @@ OWN_PAGE = """() => [...document.querySelectorAll('[data-testid=stMain] *')].fil
 }).slice(0, 3).map((node) => node.outerHTML.slice(0, 120))"""
 
 
+def come_to_rest(page: Any) -> None:
+    page.evaluate("document.fonts.ready.then(() => 0)")
+    eventually(lambda: (painted(page), not page.evaluate(MOVING))[1], told=lambda: page.evaluate(MOVING))
+
+
 def serious(page: Any, options: dict[str, Any] = VIOLATIONS) -> list[tuple[str, Any, str]]:
     """What axe calls serious or critical on the page as it stands."""
     axe = pytest.importorskip("axe_playwright_python.sync_playwright")
@@ -41,7 +46,6 @@ def serious(page: Any, options: dict[str, Any] = VIOLATIONS) -> list[tuple[str, 
 
 def test_every_page_is_accessible_and_fits_a_phone(app: Server, tabs: Tabs) -> None:
     page = tabs(color_scheme="light")
-    page.set_default_timeout(120_000)
     desk = DeskPage(page, app.address)
     desk.open()
     desk.wait_until(lambda seen: seen["accuracy"].settled)  # so that every page has something to show
@@ -49,15 +53,15 @@ def test_every_page_is_accessible_and_fits_a_phone(app: Server, tabs: Tabs) -> N
     for title in TITLES:
         page.get_by_test_id("stSidebar").get_by_role("link", name=title, exact=False).first.click()
         page.get_by_role("heading", name=title, level=1).wait_for()
-        page.locator(REST).wait_for()
-        page.evaluate(AT_REST)
+        page.locator(AT_REST).wait_for()
+        come_to_rest(page)
         found[f"{title}, light"] = serious(page)
         page.emulate_media(color_scheme="dark")
-        page.evaluate(AT_REST)
+        come_to_rest(page)
         found[f"{title}, dark"] = serious(page, COLOURS)
         page.emulate_media(color_scheme="light")
         page.set_viewport_size(NARROW)
-        page.evaluate(AT_REST)
+        come_to_rest(page)
         found[f"{title}, narrow"] = page.evaluate(OWN_PAGE)
         page.set_viewport_size({"width": 1400, "height": 1000})
     assert {where: what for where, what in found.items() if what} == {}

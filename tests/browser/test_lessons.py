@@ -41,11 +41,11 @@ from pages.components.work import FIRST_CRITERION, FIRST_MODEL
 from tests.browser.conftest import Server, Tabs
 from tests.browser.desk_page import DeskPage
 from tests.browser.test_stories import go
+from tests.browser.waits import PATIENCE_S, eventually
 from tests.core.learn.lesson_facts import quick_facts
 
 # One worker has them all: their facts take seconds, and one tab plays them.
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300), pytest.mark.xdist_group("lessons")]
-PATIENCE_MS = 120_000
 PLAYED = [lesson.name for lesson in list_lessons() if lesson.facts]
 WORKED = ("channel", "lasso")
 REPAIR = "batchnorm"  # of the plan in the challenge: the quickest
@@ -77,9 +77,9 @@ class Learner:
 
     def facts(self, lesson: Lesson) -> dict[str, Any]:
         """What the server shows; a page may have it a moment before the store does."""
-        store, limit = Store(self.home / FILE_NAME), time.monotonic() + PATIENCE_MS / 1000
-        while (found := store.result("lesson", key_of(lesson))) is None and time.monotonic() < limit:
-            self.page.wait_for_timeout(50)
+        store = Store(self.home / FILE_NAME)
+        eventually(lambda: store.result("lesson", key_of(lesson)) is not None)
+        found = store.result("lesson", key_of(lesson))
         store.close()
         return dict(found)
 
@@ -109,7 +109,6 @@ class Learner:
 @pytest.fixture(scope="module")
 def learner(prepared: Server, tabs: Tabs) -> Iterator[Learner]:
     page, faults = tabs(), []
-    page.set_default_timeout(PATIENCE_MS)
     page.on("pageerror", lambda error: faults.append(str(error)))
     page.goto(f"{prepared.address}/Learn")
     page.get_by_role("button", name="Begin").first.wait_for()
@@ -123,10 +122,8 @@ def squeezed(text: str) -> str:
 
 
 def shows(step: Any, text: str, facts: dict[str, Any]) -> None:
-    wanted, limit = squeezed(filled(text, facts)), time.monotonic() + 20
-    while wanted not in squeezed(step.text_content()):  # it may be drawn anew at this moment
-        assert time.monotonic() < limit, text
-        step.page.wait_for_timeout(50)
+    wanted = squeezed(filled(text, facts))
+    eventually(lambda: wanted in squeezed(step.text_content()), told=lambda: text)  # it may just be drawn anew
 
 
 def answers(step: LessonStep, facts: dict[str, Any]) -> tuple[Any, Any]:
@@ -151,7 +148,7 @@ def give(place: Any, step: LessonStep, answer: Any, facts: dict[str, Any]) -> No
 def predict(place: Any, step: LessonStep, facts: dict[str, Any], *, right: bool) -> None:
     give(place, step, answers(step, facts)[right], facts)
     place.get_by_text("Locked in.").wait_for()
-    assert place.locator("input:enabled").count() == 0
+    eventually(lambda: place.locator("input:enabled").count() == 0)
 
 
 def fail_and_pass(learner: Learner, place: Any, step: LessonStep, facts: dict[str, Any]) -> None:
@@ -175,11 +172,13 @@ def look(place: Any, step: LessonStep, facts: dict[str, Any]) -> None:
     shows(place, step.text, facts)
     if step.scene:
         told = SCENES[step.scene](facts)["told"]
-        assert (move_to(place, "Home"), move_to(place, "End")) == (told[0], told[-1])
+        eventually(lambda: move_to(place, "Home") == told[0])
+        eventually(lambda: move_to(place, "End") == told[-1])
     if step.view:
         place.locator(".js-plotly-plot, [data-testid=stDataFrame]").first.wait_for()
     if step.formula:
-        assert place.locator(".numbers").text_content() == filled(step.numbers, facts)
+        numbers = place.locator(".numbers")
+        eventually(lambda: numbers.text_content() == filled(step.numbers, facts), told=numbers.text_content)
         table = squeezed(place.locator(".ps-symbols").text_content())
         assert all(squeezed(filled(sign.value, facts)) in table for sign in step.symbols)
 
@@ -272,7 +271,7 @@ def test_the_challenge_is_failed_and_passed_on_the_real_desk(learner: Learner) -
     repaired, _ = build_any(subject, plan, REPAIR)
     dense, cut = (evaluate_model(one, subject.data.selection).value for one in (subject.loaded.module, repaired))
     told = f"{100 * dense:.1f} % − {100 * cut:.1f} % = {100 * (dense - cut):.1f} points, wanted: at most 2 points"
-    assert told in numbers.text_content()
+    eventually(lambda: told in numbers.text_content(), told=numbers.text_content)
     page.get_by_role("button", name="Finish").click()
     page.get_by_text("Lesson done.").wait_for()
     assert learner.faults == []
@@ -294,7 +293,7 @@ def measure_and_finish(page: Any) -> None:
     """Press what the desk offers until the goal is met; the page Tune may have begun to measure, or be done."""
     finish = page.get_by_role("button", name="Finish")
     measure = page.get_by_role("button", name=re.compile("Measure this plan|Start again"))
-    limit = time.monotonic() + PATIENCE_MS / 1000
+    limit = time.monotonic() + PATIENCE_S
     while not finish.count():
         assert time.monotonic() < limit, page.get_by_test_id("stMain").inner_text()[-900:]
         with contextlib.suppress(Exception):  # it was drawn anew under the pointer
@@ -317,7 +316,6 @@ def finished(app: Server, name: str) -> str:
 
 def test_a_small_screen_a_finger_and_reduced_motion(prepared: Server, tabs: Tabs) -> None:
     page = tabs(viewport={"width": 400, "height": 800}, reduced_motion="reduce", has_touch=True)
-    page.set_default_timeout(PATIENCE_MS)
     page.goto(f"{finished(prepared, 'pivots')}&lesson=pivots")
     page.get_by_text("Lesson done.").wait_for()
     facts = quick_facts(FIRST_MODEL)["pivots"]
@@ -326,7 +324,7 @@ def test_a_small_screen_a_finger_and_reduced_motion(prepared: Server, tabs: Tabs
     assert move_to(picture, "Home") == told[0]
     assert picture.locator(".bar").first.evaluate("node => getComputedStyle(node).transitionDuration") == "0s"
     picture.get_by_role("button", name="Play").click()
-    picture.locator(".told", has_text=told[2]).wait_for()
+    eventually(lambda: picture.locator(".told").text_content() in told[2:])
     picture.get_by_role("button", name="Pause").click()
     button = page.get_by_role("button", name=re.compile("^P: "))
     button.tap()
@@ -343,7 +341,6 @@ def test_axe_finds_nothing_serious(prepared: Server, tabs: Tabs, scheme: str) ->
     axe = pytest.importorskip("axe_playwright_python.sync_playwright")
     link = finished(prepared, "compensation")
     page = tabs(color_scheme=scheme)
-    page.set_default_timeout(PATIENCE_MS)
     seen = [(f"{link}&lesson=compensation", "Lesson done.")]
     if scheme == "light":  # the list has no colours of its own
         seen.append((link, "Begin"))

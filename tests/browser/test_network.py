@@ -14,7 +14,7 @@ from core.keep.workspace import Workspace, new_token
 from tests.browser.conftest import Tabs
 from tests.browser.waits import AT_REST, PATIENCE_S, eventually, painted
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
 MODEL = "demo/digits-resnet"
 # Feels its way over the canvas until the map says it is on the layer.
 FIND = """(canvas, layer) => {
@@ -40,7 +40,7 @@ class Map:
         page.on("pageerror", lambda error: self.faults.append(str(error)))
         page.goto(address)
         self.canvas = page.locator(".network .map")
-        self.canvas.wait_for(timeout=60_000)
+        self.canvas.wait_for()
         self.canvas.scroll_into_view_if_needed()
         self.wait(lambda facts: facts.get("selected"))
 

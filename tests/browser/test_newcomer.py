@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import pytest
 
 from tests.browser.conftest import Tabs
 from tests.browser.desk_page import Cell, DeskPage
+from tests.browser.waits import eventually
 
 ROOT = Path(__file__).parents[2]
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
@@ -96,7 +97,6 @@ def grab_when_times_are_known(desk: DeskPage, group: str, share: float) -> dict[
     limit = time.monotonic() + 120
     while True:
         desk.grab(group, share)
-        desk.page.wait_for_timeout(150)
         seen = desk.cells()
         if seen["latency"].mark == "estimated":
             return seen
@@ -151,17 +151,11 @@ def test_ten_quick_drags_are_ten_steps_and_the_last_plan_is_the_one_measured(des
     start = desk.all_kept()
     for turn in range(10):
         desk.drag("features.17", 0.95 - 0.05 * turn)
-    last = desk.wait_until(lambda seen: seen["accuracy"].settled)
-    assert last["macs"].mark == "exact" and desk.kept("features.17") == round(0.5 * 128)
+    assert desk.kept("features.17") == round(0.5 * 128)
+    desk.wait_until(lambda seen: seen["accuracy"].settled and seen["macs"].mark == "exact")
+    assert desk.kept("features.17") == round(0.5 * 128)
     for _ in range(10):
         before = desk.cells()["macs"].value
         desk.page.get_by_role("button", name="Undo").click()
         desk.wait_until(lambda seen, before=before: seen["macs"].value != before)
     eventually(lambda: desk.all_kept() == start)
-
-
-def eventually(holds: Callable[[], bool], seconds: float = 20) -> None:
-    limit = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < limit, "it never became so"
-        time.sleep(0.05)

@@ -68,7 +68,7 @@ def test_the_whole_network_is_saved_however_much_is_in_sight(app: Server, tabs: 
     )
     page = tabs()
     page.goto(f"{app.address}/Channels?w={keep(app.home, record)}")
-    page.locator(".network .map").wait_for(timeout=60_000)
+    page.locator(".network .map").wait_for()
     page.wait_for_function("() => document.querySelector('[data-testid=stApp]').dataset.testScriptState !== 'running'")
     page.get_by_role("button", name="Zoom in").click()
     path = taken(page, tmp_path, ".network")

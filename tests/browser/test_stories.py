@@ -17,13 +17,11 @@ from core.keep.workspace import Workspace, new_token
 from pages.components.work import FIRST_MODEL
 from tests.browser.conftest import Server, Tabs, start_app
 from tests.browser.desk_page import DeskPage
-from tests.browser.test_newcomer import eventually
+from tests.browser.waits import AT_REST, eventually
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
 SHARED = Path(__file__).parents[3] / "shared"
 GROUP = "features.10"
-REST = "[data-testid=stApp][data-test-script-state=notRunning]"
-PATIENCE_MS = 120_000  # a busy machine may be slow; nothing here is a measurement
 
 
 class Payload:
@@ -56,7 +54,6 @@ def desks(app: Server, tabs: Tabs) -> Iterator[Callable[..., DeskPage]]:
 
     def open_one(record: Workspace | None = None) -> DeskPage:
         opened.append(DeskPage(tabs(), app.address))
-        opened[-1].page.set_default_timeout(PATIENCE_MS)
         token = keep(app.home, record) if record is not None else ""
         opened[-1].page.goto(f"{app.address}/Tune" + (f"?w={token}" if token else ""))
         opened[-1].wait_for_bars()
@@ -107,7 +104,7 @@ def test_a_wrong_file_is_refused_in_a_sentence_and_nothing_is_lost(
     for file in (corrupt, hostile):
         page.locator("input[type=file]").last.set_input_files(file)
         page.get_by_text(file.name).first.wait_for()
-        page.locator(REST).wait_for()  # the upload draws the page anew, and "Open" moves down
+        page.locator(AT_REST).wait_for()  # the upload draws the page anew, and "Open" moves down
         page.get_by_test_id("stMain").get_by_test_id("stBaseButton-primary").click()
         told = page.get_by_test_id("stAlert").filter(has_text=file.name)
         told.wait_for()
@@ -128,7 +125,7 @@ def test_a_page_link_wins_over_what_the_page_before_still_asks(desks: Callable[.
     for code in (press + poll, poll + press + poll):
         desk.page.evaluate(f"() => {{ {code} }}")
         desk.page.locator(".ps-compare").wait_for()
-        desk.page.locator(REST).wait_for()
+        desk.page.locator(AT_REST).wait_for()
         desk.page.wait_for_timeout(300)
         assert desk.page.get_by_role("heading", name="Compare", level=1).count() == 1
         go(desk, "Tune")
@@ -159,6 +156,7 @@ def test_a_server_killed_in_mid_scan_loses_neither_plan_nor_curves(tabs: Tabs, t
         group = next(iter(desk.all_kept()))
         desk.drag(group, 0.5)
         kept = desk.kept(group)
+        desk.wait_until(lambda seen: seen["macs"].mark == "exact")  # Python heard, so it is kept
         eventually(lambda: images_seen() > 0, 240)
     finally:
         server.process.send_signal(signal.SIGKILL)
@@ -182,7 +180,6 @@ def one_drag(desk: DeskPage, group: str) -> None:
     desk.grab(group, 0.5)
     desk.wait_until(lambda seen: seen["macs"].mark == "estimated")
     eventually(lambda: abs(desk.kept(group) - kept / 2) <= 1)
-    desk.page.wait_for_timeout(200)  # the strip follows the bar by a frame
     moving = desk.cells()
     desk.page.mouse.up()
     released = desk.wait_until(lambda seen: seen["macs"].mark == "exact")

@@ -6,9 +6,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-PATIENCE_S = 60
+PATIENCE_S = 120  # nothing here is a measurement
 FRAMES = """() => new Promise((done) => {
-  let left = 3;
+  let left = 2;
   const next = () => (left-- ? requestAnimationFrame(next) : done());
   next();
 })"""
