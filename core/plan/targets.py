@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from core.errors import PlanError
 from core.records import Group, Trace
 from core.registry import Registry, Row
+from core.trace.gates import gating_layers
 
 GROUP_SETS: Registry[Callable[[Trace], tuple[Group, ...]]] = Registry("set of groups")
 
@@ -27,7 +28,11 @@ def in_order(trace: Trace, groups: Sequence[Group]) -> tuple[Group, ...]:
 
 
 def _inside(trace: Trace) -> tuple[Group, ...]:
-    return tuple(group for group in trace.prunable if len(group.layers) == 1) or trace.prunable
+    gates = gating_layers(trace.tape)
+    inside = (
+        group for group in trace.prunable if len(group.layers) == 1 or len(set(group.layers).difference(gates)) == 1
+    )
+    return tuple(inside) or trace.prunable
 
 
 def _gathers(trace: Trace) -> tuple[Group, ...]:
@@ -39,7 +44,7 @@ def _gathers(trace: Trace) -> tuple[Group, ...]:
 
 GROUP_SETS.add(
     Row("inside", _inside, "Inside blocks",
-        "Channels that one layer makes; what several layers add up (the trunk of a residual network) stays.",
+        "Channels that one layer makes, gated or not; what several layers add up (a residual network's trunk) stays.",
         source="as in SFP's and CaP's experiments on residual networks")
 )  # fmt: skip
 GROUP_SETS.add(
