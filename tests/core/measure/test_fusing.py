@@ -87,8 +87,10 @@ def test_a_run_from_the_middle_overwrites_nothing_it_has_not_made(kind: type[nn.
             env = program.run(program.begin(batch), 0, start)
             before = {slot: tensor.clone() for slot, tensor in env.items() if not tensor.is_mkldnn}
             expected = program.logits(program.run(program.begin(batch), 0))
-            for _ in range(2):
-                assert torch.equal(program.logits(program.run(dict(env), start)), expected)
+            found, again = (program.logits(program.run(dict(env), start)) for _ in range(2))
+            # Adding in place and adding to a copy are two kernels: on some processors they round differently.
+            torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+            assert torch.equal(again, found)
             assert all(torch.equal(env[slot], tensor) for slot, tensor in before.items())
 
 
