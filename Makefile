@@ -29,8 +29,7 @@ run: $(VENV)/.run
 
 test: $(VENV)/.test
 ifeq ($(ARGS),)
-	@$(TEST_ENV) $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --ignore=tests/browser
-	@$(TEST_ENV) $(BIN)/python -m pytest -q -n 2 --dist loadgroup tests/browser
+	@$(TEST_ENV) $(BIN)/python -m pytest -q -n 2
 else
 	@$(TEST_ENV) $(BIN)/python -m pytest -q $(ARGS)
 endif

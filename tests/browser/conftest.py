@@ -101,7 +101,7 @@ def time_layers(home: Path) -> None:
     store.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """One server for all stories, as one server has many visitors: every test works under a link of its own."""
     home = tmp_path_factory.mktemp("home")
@@ -111,7 +111,7 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     server.stop()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def visitor(chromium: str) -> Iterator[Any]:
     """A browser; contexts of its own are newcomers."""
     with chromium_at(chromium) as running:
@@ -152,7 +152,7 @@ class Tabs:
             context.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def tabs(visitor: Any) -> Iterator[Tabs]:
     """Lends tabs, all of one visitor's browser; who takes one gives it back."""
     lent = Tabs(visitor)
@@ -160,7 +160,7 @@ def tabs(visitor: Any) -> Iterator[Tabs]:
     lent.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def harness(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The page with made-up rows that drives the components alone."""
     server = start_streamlit(HARNESS, tmp_path_factory.mktemp("harness"))

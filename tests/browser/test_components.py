@@ -10,7 +10,7 @@ import pytest
 from tests.browser.component_harness import made_up
 from tests.browser.waits import eventually, painted
 
-pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("harness")]
+pytestmark = pytest.mark.browser
 
 
 def test_dragging_moves_bar_and_estimates_in_the_browser_and_commits_on_release(open_desk):

@@ -8,7 +8,7 @@ import pytest
 
 from tests.browser.waits import eventually
 
-pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("harness")]
+pytestmark = pytest.mark.browser
 
 
 def type_into(desk: Any, bar: Any, text: str) -> None:

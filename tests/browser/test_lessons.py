@@ -44,8 +44,7 @@ from tests.browser.test_stories import go
 from tests.browser.waits import PATIENCE_S, eventually
 from tests.core.learn.lesson_facts import quick_facts
 
-# One worker has them all: their facts take seconds, and one tab plays them.
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(300), pytest.mark.xdist_group("lessons")]
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
 PLAYED = [lesson.name for lesson in list_lessons() if lesson.facts]
 WORKED = ("channel", "lasso")
 REPAIR = "batchnorm"  # of the plan in the challenge: the quickest

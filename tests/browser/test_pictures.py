@@ -34,7 +34,6 @@ def texts(path: Path) -> list[str]:
     return [node.text or "" for node in ElementTree.parse(path).iter(f"{SVG}text")]
 
 
-@pytest.mark.xdist_group("harness")
 @pytest.mark.parametrize("part", ["", "heatmap"])
 def test_bars_and_heatmap_are_saved_with_every_name(
     open_desk: Callable[..., HarnessPage], tmp_path: Path, part: str
