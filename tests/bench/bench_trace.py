@@ -153,7 +153,7 @@ def write(path: Path, results: dict[str, Any]) -> None:
     """All or nothing: a run may be stopped at any time."""
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_suffix(".part")
-    fresh.write_text(json.dumps(results, indent=1), encoding="utf-8")
+    fresh.write_text(json.dumps(results), encoding="utf-8")
     fresh.replace(path)
 
 

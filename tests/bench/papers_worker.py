@@ -146,7 +146,7 @@ def measure(
         macs=cost.macs / dense.macs,
         params=cost.params / dense.params,
         peak_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-        comparison=compare_models(loaded.module, module, data.report).to_dict(),
+        comparison=_compared(loaded.module, module, data.report),
         calibration=len(data.calibration),
         layers=[[story.layer, story.raw_error, story.rebuilt_error] for story in stories],
     )
@@ -155,12 +155,19 @@ def measure(
         how = {"seconds": course} if course else {"epochs": epochs}
         taught: dict[str, Any] = {"teacher": loaded.module, "keep": data.selection}  # as on the page Recover
         tuned = finetune_model(module, data.calibration, seed=seed, **taught, **how).module
-        found["finetuned"] = compare_models(loaded.module, tuned, data.report).to_dict()
+        found["finetuned"] = _compared(loaded.module, tuned, data.report)
         found.update(
             finetune_epochs=epochs,
             finetune_seconds=time.perf_counter() - began,
             finetune_cpu_seconds=time.process_time() - cpu,
         )
+    return found
+
+
+def _compared(dense: nn.Module, other: nn.Module, images: ImageData) -> dict[str, Any]:
+    found = compare_models(dense, other, images).to_dict()
+    for side in ("a", "b"):
+        del found[side]["per_class"]  # the table is long enough
     return found
 
 
