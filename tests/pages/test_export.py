@@ -220,7 +220,7 @@ def train(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SystemExit) as left:
         runpy.run_path(str(directory / "finetune.py"), run_name="__main__")
     assert left.value.code == 0
-    monkeypatch.delitem(sys.modules, "model")
+    del sys.modules["model"]  # by monkeypatch it would be put back in the end
 
 
 def bring_home(app: AppTest, name: str, content: bytes) -> AppTest:

@@ -205,10 +205,11 @@ def test_the_script_trains_resumes_and_its_result_comes_home(
     assert first[-1]["best"] >= first[0]["start"]
     monkeypatch.setattr(sys, "argv", ["finetune.py", *words, "--epochs", "2", "--resume"])
     monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.delitem(sys.modules, "model", raising=False)  # another test's network may go by that name
     capsys.readouterr()
     with pytest.raises(SystemExit, match="0"):
         runpy.run_path(str(folder / "finetune.py"), run_name="__main__")
-    monkeypatch.delitem(sys.modules, "model")
+    del sys.modules["model"]  # by monkeypatch it would be put back in the end
     more = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line.get("epoch") for line in more[1:]] == [2, None]
 
