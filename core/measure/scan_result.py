@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ from core.records import CurvePoint
 from core.registry import unknown_name
 from core.solvers.intervals import newcombe, paired_interval
 
+WEAK = 0.25  # share of the images of those beside it below which a point says less than they do
 NAMES = ("seed", "plan_key", "scores_key")  # not in scans that were stored earlier
 
 
@@ -47,7 +48,8 @@ class Sensitivity:
     def accuracy(self, group_id: str, removed_fraction: float) -> float:
         """Share of images still right when round(removed_fraction x units) units of the group leave.
 
-        Exact where that many were measured, linear between. Raises MeasureError beyond the last point.
+        Exact where that many were measured, linear between; a point on less than a quarter of the images of points on
+        both of its sides is passed over, because these say more. Raises MeasureError beyond the last point.
         """
         return self._between(group_id, removed_fraction, lambda point: point.accuracy)
 
@@ -72,11 +74,12 @@ class Sensitivity:
         """Accuracy minus the starting network's, on the same images, with its paired interval (Agresti and Min 2005);
         Newcombe's for independent shares where a stored scan has no paired counts. Between points, interpolated."""
         low, high, share = self._neighbours(group_id, removed_fraction)
-        a, b = self._change(low), self._change(high)
+        a, b = self.changed(low), self.changed(high)
         ends = [_between(x, y, share) for x, y in ((a.value, b.value), (a.low, b.low), (a.high, b.high))]
         return Change(ends[0], ends[1], ends[2], min(a.images, b.images))
 
-    def _change(self, point: CurvePoint) -> Change:
+    def changed(self, point: CurvePoint) -> Change:
+        """``change`` of one point."""
         if point.lost is None or point.gained is None:
             start = self.dense
             ends = newcombe((point.accuracy, point.low, point.high), (start.accuracy, start.low, start.high))
@@ -97,6 +100,8 @@ class Sensitivity:
         if group_id not in self.points:
             raise unknown_name("scanned group", group_id, list(self.points), MeasureError)
         points = self.points[group_id]
+        weak = outweighed([point.images for point in points])
+        points = tuple(point for point, passed in zip(points, weak, strict=True) if not passed)
         units = all_units(points)
         removed = removed_units(units, removed_fraction)
         counts = [units - point.kept for point in points]
@@ -147,7 +152,14 @@ def _between(low: float, high: float, share: float) -> float:
     return low if share == 0.0 else low + share * (high - low)
 
 
-def all_units(points: tuple[CurvePoint, ...]) -> int:
+def outweighed(images: Sequence[int]) -> list[bool]:
+    """Which points of a curve are on few images between points on many: chance moves those by more than a straight
+    line past them would miss. images: of each point, along the curve."""
+    ends = [(max(images[:at], default=0), max(images[at + 1 :], default=0)) for at in range(len(images))]
+    return [count < WEAK * min(beside) for count, beside in zip(images, ends, strict=True)]
+
+
+def all_units(points: Sequence[CurvePoint]) -> int:
     """A group's units, from its curve: the first point keeps them all, or what a plan left of them."""
     return round(points[0].kept / (1.0 - points[0].removed_fraction))
 

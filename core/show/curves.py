@@ -14,9 +14,12 @@ from typing import Any
 
 from core.errors import MeasureError
 from core.measure.cost import LatencyTable, count_cost, predict_latency
+from core.measure.scan_result import outweighed
 from core.measure.sensitivity import Sensitivity
 from core.records import CurvePoint, Plan, Scores, Trace
+from core.solvers.monotone import rising
 
+ROUNDING = 1e-9
 SURELY, PERHAPS, WITHIN, BEYOND = "surely", "perhaps", "within", "beyond"
 COLUMNS = (
     "group", "units", "limit", "limit_of", "removed", "removed_surely", "removed_perhaps", "beyond_scan", "lost", "low",
@@ -65,9 +68,10 @@ class Lost:
 class Room:
     """The largest removals of one group alone that stay within a limit, as numbers of units.
 
-    ``removed``: by the value, interpolated between measured widths. ``surely``: the widest measured one whose whole
-    interval is within, and so it is for all before it. ``perhaps``: the widest whose interval reaches into the limit
-    (both None where no interval is known). ``last``: as far as was measured; a removal of that many may not be the end.
+    ``removed``: by the value, interpolated between measured widths; one beyond the limit does not count where wider
+    ones within it outweigh it (isotonic regression, weighted by images). ``surely``: the widest measured one whose
+    whole interval is within, and so it is for all before it. ``perhaps``: the widest whose interval reaches into the
+    limit (both None where no interval is known). ``last``: as far as was measured; that removal may not be the end.
     """
 
     id: str
@@ -146,13 +150,13 @@ def lost_points(sensitivity: Sensitivity, group_id: str, quantity: str) -> list[
     units = round(start.kept / (1 - start.removed_fraction))
     known = 0.0 if quantity == "accuracy" else None
     first = Lost(units - start.kept, 0.0, known, known, start.images)
-    return [first, *(_lost(sensitivity, group_id, point, units - point.kept, quantity) for point in points)]
+    return [first, *(_lost(sensitivity, point, units - point.kept, quantity) for point in points)]
 
 
-def _lost(sensitivity: Sensitivity, group_id: str, point: CurvePoint, removed: int, quantity: str) -> Lost:
+def _lost(sensitivity: Sensitivity, point: CurvePoint, removed: int, quantity: str) -> Lost:
     if quantity == "loss":
         return Lost(removed, sensitivity.added(point), None, None, point.images)
-    change = sensitivity.change(group_id, point.removed_fraction)
+    change = sensitivity.changed(point)
     return Lost(removed, -change.value, -change.high, -change.low, change.images)
 
 
@@ -179,29 +183,34 @@ def room(trace: Trace, sensitivity: Sensitivity, group_id: str, limit: Limit) ->
     """
     if group_id not in sensitivity.points:
         raise MeasureError(f"Group {group_id} has no curve yet. Scan it first.")
-    group, found = trace.group(group_id), _heard(lost_points(sensitivity, group_id, limit.quantity), limit)
-    values = [one.value for one in found]
+    group, found = trace.group(group_id), lost_points(sensitivity, group_id, limit.quantity)
     surely = perhaps = None
     lows = [one.low for one in found if one.low is not None]
     if len(lows) == len(found) and limit.quantity == "accuracy":
-        perhaps = _crossing(found, lows, limit.amount)
         sure = [one.verdict(limit) == SURELY for one in found]
         surely = found[(sure.index(False) if False in sure else len(sure)) - 1].removed
-    removed = _crossing(found, values, limit.amount)
+    removed = _within(found, limit)
+    if surely is not None:
+        perhaps = max(removed, _crossing(found, lows, limit.amount))
     return Room(group.id, group.name, group.units, removed, surely, perhaps, found[-1].removed)
 
 
-def _heard(found: Sequence[Lost], limit: Limit) -> list[Lost]:
-    """Without points on few of the images whose interval holds the limit, where a wider removal is within it on as many
-    or more: what few images leave open says nothing against it."""
-    most = max(one.images for one in found)
+def _within(found: Sequence[Lost], limit: Limit) -> int:
+    """The largest removal within ``limit`` by the rising curve nearest to what was measured, each width counted by its
+    images: one that exceeds the limit by chance does not end it where wider ones stay within, one that surely exceeds
+    it does. What was measured at the end that is found, or is interpolated there, is within the limit."""
+    weak = outweighed([one.images for one in found])
+    found = [one for one, passed in zip(found, weak, strict=True) if not passed or _surely_beyond(one, limit)]
+    fitted = rising([one.value for one in found], [one.images for one in found])
+    over = [value > limit.amount + ROUNDING for value in fitted]
+    end = next((at for at, one in enumerate(found) if over[at] or _surely_beyond(one, limit)), len(found))
+    start = max((at for at in range(end) if found[at].value <= limit.amount), default=0)
+    kept = [found[start], *found[end : end + 1]]
+    return _crossing(kept, [one.value for one in kept], limit.amount)
 
-    def answered(one: Lost) -> bool:
-        wider = (other for other in found if other.removed > one.removed and other.images >= one.images)
-        open_still = one.images < most and one.verdict(limit) == PERHAPS
-        return open_still and any(other.value <= limit.amount for other in wider)
 
-    return [one for one in found if not answered(one)]
+def _surely_beyond(one: Lost, limit: Limit) -> bool:
+    return one.low is not None and one.verdict(limit) == BEYOND
 
 
 def _crossing(found: Sequence[Lost], values: Sequence[float], amount: float) -> int:
@@ -211,7 +220,7 @@ def _crossing(found: Sequence[Lost], values: Sequence[float], amount: float) -> 
             low, high = values[at - 1], values[at]
             steps = found[at].removed - found[at - 1].removed
             # A hair more, so that a value that is exactly the limit counts as within.
-            return found[at - 1].removed + min(steps - 1, int(steps * (amount - low) / (high - low) + 1e-9))
+            return found[at - 1].removed + min(steps - 1, int(steps * (amount - low) / (high - low) + ROUNDING))
     return found[-1].removed
 
 

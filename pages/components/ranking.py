@@ -117,8 +117,8 @@ def _rank_words(limit: Limit, table: LatencyTable | None, plan: Plan | None) -> 
         else ["Counts include what your plan removes already; what is lost and saved is against the plan's network."]
     )
     words += [
-        f"The most channels one group alone can lose while {curve_marks.limit_words(limit)} is not exceeded, there and "
-        "at every smaller removal. + means the scan went no further."
+        f"The most channels one group alone can lose while {curve_marks.limit_words(limit)} is not exceeded, by the "
+        "rising curve nearest to what was measured. + means the scan went no further."
     ]
     if limit.quantity == "accuracy":
         words.append(

@@ -359,6 +359,8 @@ def ranked(case: Case, part: Sensitivity, whole: Sensitivity) -> dict[str, list[
     widths = [fraction for fraction in FRACTIONS if fraction <= 0.8]
     added = [[[scan.loss_added(name, f) for f in widths] for name in case.groups] for scan in (part, whole)]
     found["mean loss added"] = [[statistics.mean(row) for row in rows] for rows in added]
+    right = [[[scan.change(name, f).value for f in widths] for name in case.groups] for scan in (part, whole)]
+    found["mean accuracy lost"] = [[-statistics.mean(row) for row in rows] for rows in right]
     for place, fraction in enumerate(widths):
         found[f"loss added at {fraction:g}"] = [[row[place] for row in rows] for rows in added]
     return found

@@ -1,10 +1,9 @@
 """In what order a scan works: what tells most comes first, and everything comes in the end.
 
-First three widths of every group on few images. Then, on all images, the two widths of every group between which the
-loss that one is ready for is reached: what lies between those ranks the groups, and a curve that is straight from far
-to far says little of it. The losses known so far say where to look, being smoother than counts of right answers. Then
-the first three on all images, and the other widths, those first that have the decision or a bend between the widths
-beside them.
+First three widths of every group on few images. Then the middle one of each on all images, and the two between which
+the limits are crossed: how much a group can lose hangs on these, and few images say little of it. The losses known so
+far say where to look, being smoother than counts of right answers. Then the other widths, those first that have the
+decision or a bend between the widths beside them.
 """
 
 from __future__ import annotations
@@ -13,24 +12,31 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from core.measure.forks import Fork
 from core.measure.scan.tally import Tally
 from core.solvers.intervals import paired_interval
+from core.solvers.monotone import rising
 
 FIRST_SHARE, FIRST_LEAST, FIRST_MOST = 0.1, 16, 128  # images of the first curves
 COARSE = (1 / 6, 1 / 2, 5 / 6)  # places along a group's widths
-SEARCHES = 4  # rounds for the widths around the decision; every one walks the network again
-NATS = 10.0  # of loss added, about, per share of accuracy lost: only says where to look
+SEARCHES = 6  # rounds for the widths around the limits; every one walks the network again
+NATS = 10.0  # of loss added, about, per share of accuracy lost: what else may be asked for
+FAR, FAR_SHARE = 2.0, 1 / 3  # times what may be lost: then this share of the images is enough for now
+ROUNDING = 1e-9
 LEAST_NATS = 1e-3  # what counts as no change when losses are compared by their logarithms
 
 
 @dataclass(frozen=True)
 class Round:
-    """``forks`` are brought to the first ``images`` images."""
+    """``forks`` are brought to the first ``images`` images. ``whole``: a fork is of use on all of these only, so that
+    who has to stop before does rather fewer of them, in this order."""
 
     what: str
     forks: Sequence[Fork]
     images: int
+    whole: bool = False
 
 
 def first_images(total: int, batch: int) -> int:
@@ -47,47 +53,64 @@ def rounds(
     start: one entry, the tally of the network the scan starts from. decision: accuracy one is ready to lose (share).
     """
     coarse = coarse_forks(forks)
-    yield Round("First curves", coarse, first_images(total, batch))
     groups = _by_group(forks).values()
+    yield Round("First curves", coarse, first_images(total, batch))
+    half = [widths[len(widths) // 2] for widths in groups]
+    far = [fork for fork in half if _is_far_beyond(tallies[fork], decision)]
+    yield Round("Half of every group", far, min(total, batch * max(1, round(FAR_SHARE * total / batch))))
+    yield Round("Half of every group", [fork for fork in half if fork not in far], total)
     for _ in range(SEARCHES):
-        nearest = [nearest_fork(widths, tallies, total, decision) for widths in groups]
-        if due := [fork for fork in nearest if fork is not None]:
-            yield Round("Where the limit is crossed", due, total)
-    yield Round("First curves on all images", coarse, total)
+        found = (open_fork(widths, tallies, total, decision) for widths in groups)
+        due = [pair for pair in found if pair is not None]
+        due = sorted(reversed(due), key=lambda pair: -pair[0])  # later layers, which take less work, before others
+        if due:
+            yield Round("Where the limit is crossed", [fork for _, fork in due], total, whole=True)
     rest = [fork for fork in forks if fork not in tallies or tallies[fork].images < total]
-    rest.sort(key=lambda fork: _telling(fork, forks, tallies, start[0], decision))
+    first = set(coarse)
+    rest.sort(key=lambda fork: (fork not in first, *_telling(fork, forks, tallies, start[0], decision)))
     yield Round("Where it is close and where curves bend", rest[: len(rest) // 2], total)
     yield Round("All widths", rest, total)
 
 
-def nearest_fork(widths: Sequence[Fork], tallies: Mapping[Fork, Tally], total: int, decision: float) -> Fork | None:
-    """The width to measure on all images next, so that two neighbours stand on both sides of ``decision``; None once
-    they do. widths: a group's forks, widest first."""
-    whole = [at for at, fork in enumerate(widths) if fork in tallies and tallies[fork].images >= total]
-    lost = {at: tallies[widths[at]].lost - tallies[widths[at]].gained for at in whole}
-    beyond = next((at for at in whole if lost[at] > decision * total), len(widths))
-    within = max((at for at in whole if at < beyond), default=-1)
-    if beyond - within <= 1:
-        return None
-    added = [(fork.group.units - len(fork.kept), _nats(tallies[fork])) for fork in widths if fork in tallies]
-    known = [(0, math.log(LEAST_NATS)), *added]
-    level = math.log(max(LEAST_NATS, NATS * decision))
+def open_fork(
+    widths: Sequence[Fork], tallies: Mapping[Fork, Tally], total: int, decision: float
+) -> tuple[int, Fork] | None:
+    """The width to measure on all images next, so that two neighbours stand on both sides of ``decision``, and two of
+    as many nats as go with it, with the number of steps that are open; None once they do. widths: a group's, widest
+    first."""
+    known = [(at, tallies[fork]) for at, fork in enumerate(widths) if fork in tallies]
+    images = [tally.images for _, tally in known]
+    far = [at for at, tally in known if _is_far_beyond(tally, decision)]
+    found = []
+    for limit, sums in (
+        (decision, [tally.lost - tally.gained for _, tally in known]),
+        (NATS * decision, [tally.loss - tally.start_loss for _, tally in known]),
+    ):
+        fitted = rising([value / count for value, count in zip(sums, images, strict=True)], images)
+        whole = [(at, value) for (at, tally), value in zip(known, fitted, strict=True) if tally.images >= total]
+        beyond = min([len(widths), *far, *(at for at, value in whole if value > limit + ROUNDING)])
+        within = max((at for at, _ in whole if at < beyond), default=-1)
+        if beyond - within > 1:
+            at = _foreseen(widths, tallies, NATS * decision) if beyond < len(widths) else beyond - 1
+            found.append((beyond - within, widths[min(max(at, within + 1), beyond - 1)]))
+    return max(found, key=lambda pair: pair[0], default=None)
+
+
+def _is_far_beyond(tally: Tally, decision: float) -> bool:
+    """Whether few images suffice to see that more is lost than anybody wants."""
+    added = (tally.loss - tally.start_loss) / tally.images
+    return verdict(tally, decision) is False and added > FAR * NATS * decision
+
+
+def _foreseen(widths: Sequence[Fork], tallies: Mapping[Fork, Tally], nats: float) -> int:
+    """The last width before ``nats`` of loss are added, as far as is known: between known widths by its logarithm, and
+    level behind the last. Losses are smoother than counts of right answers."""
     removed = [fork.group.units - len(fork.kept) for fork in widths]
-    crossed = next((at for at, gone in enumerate(removed) if _along(known, gone) > level), len(widths))
-    return widths[min(max(crossed - 1, within + 1), beyond - 1)]
-
-
-def _nats(tally: Tally) -> float:
-    return math.log(max(LEAST_NATS, (tally.loss - tally.start_loss) / tally.images))
-
-
-def _along(known: Sequence[tuple[int, float]], place: int) -> float:
-    """Straight between the known (place, value), by rising place; level behind the last."""
-    after = next((pair for pair in known if pair[0] >= place), known[-1])
-    if after[0] <= place:
-        return after[1]
-    before = [pair for pair in known if pair[0] < place][-1]
-    return before[1] + (after[1] - before[1]) * (place - before[0]) / (after[0] - before[0])
+    known = [(gone, tallies[fork]) for gone, fork in zip(removed, widths, strict=True) if fork in tallies]
+    added = [(tally.loss - tally.start_loss) / tally.images for _, tally in known]
+    logs = np.log(np.maximum(LEAST_NATS, [0.0, *added]))
+    curve = np.interp(removed, [0, *(gone for gone, _ in known)], logs)
+    return int(np.argmax([*(curve > math.log(max(LEAST_NATS, nats))), True])) - 1
 
 
 def coarse_forks(forks: Sequence[Fork]) -> list[Fork]:

@@ -59,6 +59,8 @@ class Scan:
         return self.curves()
 
     def _round(self, chosen: Round) -> None:
+        if chosen.whole and self.effort < 1.0:
+            chosen = replace(chosen, forks=self._affordable(chosen))
         worked = False
         for position in range(0, chosen.images, self.batch):
             end = min(position + self.batch, len(self.order))
@@ -73,7 +75,21 @@ class Scan:
         if worked:
             self._tell(chosen, curves=True)
 
-    def _batch(self, chosen: Round, position: int, end: int, due: Sequence[Fork]) -> None:
+    def _affordable(self, chosen: Round) -> list[Fork]:
+        """Those of the round's forks, in its order, that all its images can be given to before the effort is spent."""
+        if not self.macs:
+            self._batch_at(0, min(self.batch, len(self.order)))
+        left = (self.effort - self.done()) * len(self.order) * sum(self.macs.values())
+        found = []
+        for fork in chosen.forks:
+            work = self.macs[fork] * (chosen.images - self._seen(fork))
+            if work <= left:
+                left -= work
+                found.append(fork)
+        return found
+
+    def _batch_at(self, position: int, end: int) -> tuple[Tensor, Tensor]:
+        """Images and labels from ``position`` to ``end`` of the order, as many as a batch has."""
         indices, count = self.order[position:end], end - position
         if count < self.batch:  # another batch size would be another program; the surplus is not counted
             indices = torch.cat([indices, indices[-1:].expand(self.batch - count)])
@@ -81,6 +97,11 @@ class Scan:
         if not self.macs:
             self.macs = self.engine.macs(images)
             self.before = self.done()
+        return images, labels
+
+    def _batch(self, chosen: Round, position: int, end: int, due: Sequence[Fork]) -> None:
+        count = end - position
+        images, labels = self._batch_at(position, end)
         found: dict[Fork, Tensor] = {}
         for fork, logits in self.engine.outputs(images, self.stopped, due):
             if not found:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -14,7 +15,7 @@ from core.apply import prune_model
 from core.errors import MeasureError
 from core.measure.forks import Fork
 from core.measure.importance import score_channels
-from core.measure.scan.rounds import nearest_fork
+from core.measure.scan.rounds import open_fork
 from core.measure.scan.tally import Tally
 from core.measure.sensitivity import Sensitivity, scan_sensitivity
 from core.records import Group, ImageData, Plan, Scores, Trace
@@ -177,7 +178,8 @@ def test_effort_stops_early_and_resume_goes_on_to_the_same_end() -> None:
 
 
 def test_what_is_told_first_ranks_the_groups() -> None:
-    """Three widths of every group on few images, then the two of each beside the limit on all, before any other."""
+    """Three widths of every group on few images, then half of it and the two beside the limit on all, before any
+    other."""
     module, data = network(Residual), pictures(60)
     trace = trace_channels(module, data.images)
     widths = tuple(0.1 * place for place in range(1, 10))
@@ -186,7 +188,8 @@ def test_what_is_told_first_ranks_the_groups() -> None:
         trace, data, widths, batch_size=8, on_progress=lambda _, what, partial=None: told.append((what, partial))
     )
     names = list(dict.fromkeys(what.split(" (")[0] for what, _ in told))
-    assert names[:2] == ["First curves", "Where the limit is crossed"] and names[-1] == "All widths"
+    assert names[:3] == ["First curves", "Half of every group", "Where the limit is crossed"]
+    assert names[-1] == "All widths"
     first = [part for what, part in told if what.startswith("First curves (") and part is not None][-1]
     for points in first.points.values():
         assert len(points) == 4 and {point.images for point in points[1:]} == {16}
@@ -203,20 +206,62 @@ def counted(lost: int, added: float, images: int = 100) -> Tally:
     return Tally(images, 90 - lost, images * (0.3 + added), 0.0, lost, 0, images * 0.3)
 
 
-def test_the_limit_is_looked_for_between_what_is_known() -> None:
-    group = trace_channels(network(Residual), pictures(4).images).prunable[0]
-    widths = [Fork(group, tuple(range(group.units - removed))) for removed in range(1, group.units)]
-    crossing = 4  # the first width that loses more than one image of a hundred
-    tallies: dict[Fork, Tally] = {widths[0]: counted(0, 0.01, 10), widths[-1]: counted(9, 3.0, 10)}
+def nine_widths() -> list[Fork]:
+    net = nn.Sequential(nn.Conv2d(3, 10, 3), nn.ReLU(), nn.Conv2d(10, 4, 3))
+    group = trace_channels(net, torch.zeros(1, 3, 8, 8)).prunable[0]
+    return [Fork(group, tuple(range(group.units - removed))) for removed in range(1, group.units)]
+
+
+def searched(widths: list[Fork], tallies: dict[Fork, Tally], truth: Callable[[int], Tally]) -> list[int]:
+    """The places that are asked for until nothing is open."""
     asked = []
-    while (fork := nearest_fork(widths, tallies, 100, 0.01)) is not None:
-        at = widths.index(fork)
-        asked.append(at)
-        tallies[fork] = counted(0 if at < crossing else 5, 0.01 * 3.0**at)
+    while (found := open_fork(widths, tallies, 100, 0.01)) is not None:
+        asked.append(widths.index(found[1]))
+        tallies[found[1]] = truth(asked[-1])
+    return asked
+
+
+def test_the_limits_are_looked_for_between_what_is_known() -> None:
+    widths = nine_widths()
+    crossing = 4  # the first width that loses more than one image of a hundred
+    asked = searched(
+        widths,
+        {widths[0]: counted(0, 0.01, 10), widths[-1]: counted(1, 3.0, 10)},
+        lambda at: counted(0 if at < crossing else 5, 0.01 * 1.78**at),  # 0.1 nats: beyond place 3, too
+    )
     assert len(asked) == len(set(asked)) <= 4 and {crossing - 1, crossing} <= set(asked)
-    nothing_lost = {fork: counted(0, 0.0) for fork in widths[-1:]}
-    assert nearest_fork(widths, nothing_lost, 100, 0.01) is None
-    assert nearest_fork(widths, {fork: counted(50, 9.0) for fork in widths[:1]}, 100, 0.01) is None
+    assert widths.index(found[1] if (found := open_fork(widths, {}, 100, 0.01)) else widths[0]) == len(widths) - 1
+    assert open_fork(widths, {widths[-1]: counted(0, 0.0)}, 100, 0.01) is None
+    assert open_fork(widths, {widths[0]: counted(50, 9.0)}, 100, 0.01) is None
+
+
+def test_both_limits_are_looked_for() -> None:
+    """Right answers fall at once, the loss rises later: two neighbours on both sides of either."""
+    widths = nine_widths()
+    asked = searched(widths, {}, lambda at: counted(0 if at < 1 else 2, 0.01 if at < 5 else 0.5))
+    assert {0, 1, 4, 5} <= set(asked) and len(asked) < 9
+
+
+def test_few_images_that_lose_too_much_are_not_asked_for_again() -> None:
+    widths = nine_widths()
+    middle = len(widths) // 2
+    asked = searched(widths, {widths[middle]: counted(25, 4.0, 30)}, lambda _: counted(0, 0.0))
+    assert max(asked) == middle - 1
+
+
+def test_an_effort_is_spent_on_whole_points_where_the_limit_is_looked_for() -> None:
+    module, data = network(Residual), pictures(60)
+    trace = trace_channels(module, data.images)
+    widths = tuple(0.1 * place for place in range(1, 10))
+    told: list[Sensitivity] = []
+
+    def watch(_: float, what: str, partial: Sensitivity | None = None) -> None:
+        if partial is not None and what.startswith("Where the limit"):
+            told.append(partial)
+
+    part = scan_sensitivity(trace, data, widths, batch_size=8, effort=0.45, on_progress=watch)
+    assert told and not part.complete
+    assert {point.images for points in told[-1].points.values() for point in points} <= {16, 24, 60}
 
 
 def test_losses_are_compared_on_the_same_images() -> None:

@@ -123,6 +123,31 @@ def test_few_images_say_nothing_against_more_of_them(trace: Trace) -> None:
     assert room(trace, found, group.id, limit).removed < 2
 
 
+def test_chance_does_not_end_a_room(trace: Trace) -> None:
+    """Four of 300 images lost in the middle, fewer behind: the rising curve nearest to that stays within a point."""
+    name = trace.prunable[0].id
+    flat = {0: (280, 0.1), 4: (280, 0.1), 8: (276, 0.1), 12: (279, 0.1), 16: (280, 0.1), 20: (260, 0.9)}
+    found = scan(trace, flat, images=300)
+    has = room(trace, found, name, POINT)
+    assert 16 <= has.removed < 20 and lost_at(lost_points(found, name, "accuracy"), has.removed).value <= POINT.amount
+    deep = {**flat, 8: (230, 0.1)}  # far more than chance
+    assert room(trace, scan(trace, deep, images=300), name, POINT).removed < 8
+
+
+@pytest.mark.parametrize("quantity", ["accuracy", "loss"])
+def test_a_room_ends_within_its_limit_and_holds_what_is_sure(trace: Trace, quantity: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(200):
+        right = torch.randint(250, 290, (9,), generator=generator).tolist()
+        losses = (torch.rand(9, generator=generator) * 0.2).tolist()
+        points = {3 * at: pair for at, pair in enumerate(zip(right, losses, strict=True))}
+        found = scan(trace, points, images=300)
+        limit = Limit(quantity, 0.03)
+        has = room(trace, found, trace.prunable[0].id, limit)
+        assert lost_at(lost_points(found, has.id, quantity), has.removed).value <= limit.amount + 1e-9
+        assert (has.surely or 0) <= has.removed <= (has.units if has.perhaps is None else has.perhaps)
+
+
 def test_verdicts() -> None:
     assert Lost(1, 0.0, -0.01, 0.01, 9).verdict(POINT) == SURELY
     assert Lost(1, 0.0, -0.01, 0.02, 9).verdict(POINT) == PERHAPS
