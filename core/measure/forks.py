@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from core.measure.scan.narrow import pick
 from core.measure.scan.program import Env, Program
 from core.measure.scan.runs import Run, Runs, consumer_masks
 from core.measure.scan.silent import Silence
+from core.measure.scan.waypoints import Waypoints
 from core.measure.walk import Replays, first_tensor
 from core.records import Group, Plan, Trace
 from core.trace.graph import Tape, named_state, plain_attention
@@ -53,28 +55,33 @@ class ForkEngine:
 
     By partial re-runs of the tape; by whole passes where a tape cannot be re-run. ``narrow``: run forks physically
     narrower where that is cheaper, and where a normalisation runs over their units. Without it every fork runs at full
-    width with its units hidden.
+    width with its units hidden. ``places``: how many batches there are, where the same ones come again and again.
     """
 
-    def __init__(self, trace: Trace, forks: Sequence[Fork], base: Plan | None = None, *, narrow: bool = False) -> None:
+    def __init__(
+        self, trace: Trace, forks: Sequence[Fork], base: Plan | None = None, *, narrow: bool = False, places: int = 0
+    ) -> None:
         self.trace = trace
         self.forks = forks
         self.base = base or Plan({})
         self.narrow = narrow
+        self.places = places
         self.replayed = not trace.tape.aliases_written
         self._replays = Replays(trace)
         self._forked: dict[tuple[int, ...], _Forked] = {}
 
     def outputs(
-        self, images: Tensor, stop: Stop, forks: Sequence[Fork] | None = None
+        self, images: Tensor, stop: Stop, forks: Sequence[Fork] | None = None, place: int | None = None
     ) -> Iterator[tuple[Fork | None, Tensor]]:
         """(fork, scores) for each of ``forks`` (None = all) until ``stop()``, and always (None, scores) for the base.
 
-        images: N x C x H x W; scores: (N, classes). Raises TraceError when the network does not run on such images.
+        images: N x C x H x W; scores: (N, classes). place: a number that belongs to these images alone, where they
+        come again: the base then need not make everything anew. Raises TraceError when the network does not run on
+        such images.
         """
         chosen = self.forks if forks is None else forks
         if self.replayed:
-            return self._on(images).outputs(images, stop, chosen)
+            return self._on(images).outputs(images, stop, chosen, place)
         return self._whole(images, stop, chosen)
 
     def macs(self, images: Tensor) -> dict[Fork, float]:
@@ -133,6 +140,7 @@ class _Forked:
         self.base_checked = self.runs.base.narrowed is None
         self.made: dict[Fork | None, Env] = {}
         self.room = CACHE_BYTES
+        self.waypoints = Waypoints(engine.places)
 
     def run(self, fork: Fork) -> Run:
         if fork not in self.chosen:
@@ -140,7 +148,9 @@ class _Forked:
         return self.chosen[fork]
 
     @torch.inference_mode()
-    def outputs(self, images: Tensor, stop: Stop, forks: Sequence[Fork]) -> Iterator[tuple[Fork | None, Tensor]]:
+    def outputs(
+        self, images: Tensor, stop: Stop, forks: Sequence[Fork], place: int | None
+    ) -> Iterator[tuple[Fork | None, Tensor]]:
         program = self.program
         fresh = program.begin(images)
         if not self.base_checked:
@@ -148,16 +158,14 @@ class _Forked:
         starts: dict[int, list[Fork]] = {}
         for fork in forks:
             starts.setdefault(self.run(fork).start, []).append(fork)
-        env = self._entered(self.runs.base, None, fresh)
+        walk = _Walk(self, fresh, place)
         unchanged: list[Fork] = []
         lanes: Lanes[list[Fork]] = Lanes(torch.get_num_threads() if program.device.type == "cpu" else 1)
         with lanes:
-            before = 0
             for index in sorted(starts):
-                self._go_on(env, before, index, lanes)
-                before = index
+                lanes.do(partial(walk.to, index))
                 with lanes.alone():
-                    found = self._alike(starts[index], env)
+                    found = self._alike(starts[index], walk)
                 for alike in found:
                     if alike.as_base:
                         unchanged += alike.forks
@@ -165,37 +173,28 @@ class _Forked:
                     if stop():
                         break
                     with lanes.alone():
-                        ready = self._ready(alike.forks[-1], env, fresh)
+                        ready = self._ready(alike.forks[-1], walk.env, fresh)
                     for some, scores in lanes.put(alike.forks, ready):
                         for fork in some:
                             yield fork, scores
-            self._go_on(env, before, len(program.steps), lanes)
+            lanes.do(walk.end)
             if stop():
                 lanes.drop()
             for some, scores in lanes.rest():
                 for fork in some:
                     yield fork, scores
-        logits = program.logits(env)
         for fork in unchanged:
             if stop():
                 break
-            yield fork, logits
-        yield None, logits
+            yield fork, walk.logits
+        yield None, walk.logits
 
-    def _go_on(self, env: Env, start: int, stop: int, lanes: Lanes[list[Fork]]) -> None:
-        """The base's next steps. They write over nothing made before them, which forks beside them may still read."""
-        lines = self.runs.base.lines or self.program.lines
-        lanes.do(lambda: self.program.run(env, start, stop, lines))
-
-    def _alike(self, forks: Sequence[Fork], env: Env) -> list[_Alike]:
+    def _alike(self, forks: Sequence[Fork], walk: _Walk) -> list[_Alike]:
         """Forks that differ by units which are zero on all these images must give the same; base may be one of them."""
         found: dict[tuple[str, frozenset[int]], _Alike] = {}
-        silent: dict[str, frozenset[int]] = {}
         for fork in sorted(forks, key=lambda fork: -len(fork.kept)):
             group = fork.group
-            if group.id not in silent:
-                silent[group.id] = self.silence.units(group, env) if self.runs.base.narrowed is None else frozenset()
-            gone, base = silent[group.id], self.runs.plan.kept.get(group.id, range(group.units))
+            gone, base = walk.silent(group), self.runs.plan.kept.get(group.id, range(group.units))
             heard = frozenset(fork.kept) - gone if gone else frozenset(fork.kept)
             everything = bool(gone) and heard == set(base) - gone
             found.setdefault((group.id, heard), _Alike([], everything)).forks.append(fork)
@@ -258,3 +257,47 @@ class _Forked:
             self.room -= size
             self.made[fork] = made
         return made
+
+
+class _Walk:
+    """The base's way through the network for one batch: ``env``, what it has made by step ``at``."""
+
+    def __init__(self, forked: _Forked, fresh: Env, place: int | None) -> None:
+        self.forked, self.place = forked, place
+        self.fresh = forked._entered(forked.runs.base, None, fresh)
+        self.env, self.at = dict(self.fresh), 0
+        self.quiet: dict[str, frozenset[int]] = {}
+
+    def to(self, index: int) -> None:
+        """Go on to step ``index``. Nothing made before is written over: forks beside the walk may still read it."""
+        forked, place = self.forked, self.place
+        if place is not None:
+            known, made = forked.waypoints.last(place, index)
+            if known > self.at:
+                self.env, self.at = {**self.fresh, **made}, known
+        forked.program.run(self.env, self.at, index, forked.runs.base.lines or forked.program.lines)
+        if place is not None and self.at < index < len(forked.program.steps):
+            made = {slot: value for slot, value in self.env.items() if self.fresh.get(slot) is not value}
+            forked.waypoints.keep(place, index, made)
+        self.at = index
+
+    def end(self) -> None:
+        """Set ``logits``."""
+        known, program = self.forked.waypoints.logits, self.forked.program
+        if self.place is None or self.place not in known:
+            self.to(len(program.steps))
+            logits = program.logits(self.env)
+            if self.place is None:
+                self.logits = logits
+                return
+            known[self.place] = logits
+        self.logits = known[self.place]
+
+    def silent(self, group: Group) -> frozenset[int]:
+        """Units of ``group`` that are zero on all these images where the walk is now; only of a base at full width."""
+        if self.forked.runs.base.narrowed is not None:
+            return frozenset()
+        known = self.quiet if self.place is None else self.forked.waypoints.silent.setdefault(self.place, {})
+        if group.id not in known:
+            known[group.id] = self.forked.silence.units(group, self.env)
+        return known[group.id]

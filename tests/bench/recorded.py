@@ -43,7 +43,7 @@ class Recorded:
                 return {fork: recorded.macs[_name(fork)] for fork in self.forks}
 
             def outputs(
-                self, _: Tensor, stop: Callable[[], bool], forks: Sequence[Fork]
+                self, _: Tensor, stop: Callable[[], bool], forks: Sequence[Fork], __: int
             ) -> Iterator[tuple[Fork | None, Tensor]]:
                 for fork in (*forks, None):
                     if fork is None or not stop():

@@ -45,7 +45,8 @@ class Scan:
 
     def run(self) -> Sensitivity:
         """Go on until all is measured, the effort is spent or the caller says stop."""
-        self.engine = ForkEngine(self.trace, self.forks, self.plan, narrow=True)
+        places = -(-len(self.order) // self.batch)
+        self.engine = ForkEngine(self.trace, self.forks, self.plan, narrow=True, places=places)
         self.began, self.told = time.monotonic(), 0.0
         self.macs: Mapping[Fork, float] = {}
         self.before = self.inside = 0.0
@@ -103,7 +104,7 @@ class Scan:
         count = end - position
         images, labels = self._batch_at(position, end)
         found: dict[Fork, Tensor] = {}
-        for fork, logits in self.engine.outputs(images, self.stopped, due):
+        for fork, logits in self.engine.outputs(images, self.stopped, due, position):
             if not found:
                 with thread_count(1):
                     example_losses(logits, labels, self.data)  # says what is wrong with outputs or labels
