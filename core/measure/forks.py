@@ -275,7 +275,7 @@ class _Walk:
             known, made = forked.waypoints.last(place, index)
             if known > self.at:
                 self.env, self.at = {**self.fresh, **made}, known
-        forked.program.run(self.env, self.at, index, forked.runs.base.lines or forked.program.lines)
+        forked.program.run(self.env, self.at, index, lines=forked.runs.base.lines)
         if place is not None and self.at < index < len(forked.program.steps):
             made = {slot: value for slot, value in self.env.items() if self.fresh.get(slot) is not value}
             forked.waypoints.keep(place, index, made)

@@ -37,10 +37,10 @@ def steps_counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     taken: list[int] = []
     run = Program.run
 
-    def counted(self: Program, env: Env, start: int, stop: int | None = None, *rest: Any) -> Env:
+    def counted(self: Program, env: Env, start: int, stop: int | None = None, **rest: Any) -> Env:
         if stop is not None:
             taken.append(stop - start)
-        return run(self, env, start, stop, *rest)
+        return run(self, env, start, stop, **rest)
 
     with monkeypatch.context() as patch:
         patch.setattr(Program, "run", counted)
