@@ -7,9 +7,6 @@ other work on the machine hits all alike. The values must be equal. The lower bo
 re-runs at the best rate at which this machine does the dense network's convolutions and products alone, each for the
 second time in a row, on one thread, taken in the same turns. Times are wall clock and, for machines that are shared,
 CPU time.
-
-`--ranking`: how well a scan that was stopped at 30 % of its work ranks the groups, as Spearman correlations with the
-whole scan: by what the page shows (how much of each group can go within a limit) and by the loss at each width.
 """
 
 from __future__ import annotations
@@ -17,9 +14,7 @@ from __future__ import annotations
 import argparse
 import copy
 import importlib.util
-import math
 import os
-import statistics
 import sys
 import threading
 import time
@@ -33,7 +28,6 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import torch
 import torch.nn.functional as F
-from scipy.stats import spearmanr
 from torch import nn
 
 from core.apply import mask_model, prune_model
@@ -42,24 +36,20 @@ from core.measure.forks import Fork, ForkEngine
 from core.measure.importance import score_channels
 from core.measure.sensitivity import Sensitivity, _batch_size, _chosen_groups, _plan_forks, scan_sensitivity
 from core.records import ImageData, Plan, Scores, Trace
-from core.show.curves import Limit, rank_groups
 from core.trace import trace_channels
 from core.trace.modes import thread_count
 from tests.bench.measure_report import kept
-from tests.bench.recorded import Recorded
 
 SHARED = Path(__file__).parents[3] / "shared"
 NETS = ("demo/digits-vgg", "demo/digits-resnet", "cifar/resnet20", "cifar/resnet56", "torchvision/resnet50")
 FRACTIONS = tuple(round(0.1 * step, 1) for step in range(1, 10))
 EVALUATION_BATCH = 128
 PEER = "Torch-Pruning"  # may differ: behind a shortcut that pads with zeros it removes other channels
-EFFORT = 0.3
 RATES = 24  # samples of the machine's rate
 TIMES_FASTER = {"cifar/resnet56": 4.0, "torchvision/resnet50": 3.0}
 WITHIN_BOUND, TIMES_SOONER = 1.5, 20.0
 Job = Callable[[], None]
 Seconds = tuple[float, float]  # of wall clock, of CPU
-LIMITS = (Limit("accuracy", 0.01), Limit("loss", 0.1))  # what the page starts with
 
 
 @dataclass
@@ -101,18 +91,21 @@ class Case:
     groups: list[str]
 
 
-def build(name: str, images: int | None, groups: int | None, *, inside: bool = False) -> Case | None:
-    """None, with the reason printed, when its test material is missing. inside: only groups of a single producer."""
+def build(
+    name: str, images: int | None, groups: int | None, *, inside: bool = False, part: str = "select"
+) -> Case | None:
+    """None, with the reason printed, when its test material is missing. inside: only groups of a single producer.
+    part: of CIFAR-10, select or train."""
     weights = None
     if name.startswith("cifar/"):
         weights = SHARED / "models" / f"cifar10_{name.removeprefix('cifar/')}.pt"
-        pictures = SHARED / "data" / "cifar10" / "select.npz"
+        pictures = SHARED / "data" / "cifar10" / f"{part}.npz"
         if not weights.exists() or not pictures.exists():
             print(f"{name}: skipped, ../shared with CIFAR-10 and its networks is not here")
             return None
         data = load_data(str(pictures))
     elif name.startswith("demo/"):
-        data = load_data("digits").selection
+        data = load_data("shapes" if "shapes" in name else "digits").selection
     else:
         generator = torch.Generator().manual_seed(0)
         count = images or 16
@@ -326,53 +319,6 @@ def bench(case: Case, threads: int, every: int) -> bool:
     return equal
 
 
-def rank(case: Case, seeds: int) -> None:
-    """Prints how a scan that was stopped early ranks the groups, beside the whole one; per seed, which draws the first
-    images."""
-    print(f"\n{case.name}: ranking of {len(case.groups)} groups, {len(case.data)} images, at {EFFORT:.0%} of the work; "
-          f"seeds 0 to {seeds - 1}", flush=True)  # fmt: skip
-    table: dict[str, list[str]] = {}
-    forks = _plan_forks(_chosen_groups(case.trace, case.groups), case.scores, FRACTIONS, Plan({}))
-    recorded = Recorded(case.trace, case.data, forks, _batch_size(case.trace, None, len(case.data)))
-    for seed in range(seeds):
-        with recorded.handed_out():
-            part, whole = (
-                scan_sensitivity(
-                    case.trace, case.data, FRACTIONS, case.scores, groups=case.groups, effort=effort, seed=seed
-                )
-                for effort in (EFFORT, 1.0)
-            )
-        for what, pair in ranked(case, part, whole).items():
-            table.setdefault(what, []).append(agreement(*pair))
-    for what, found in table.items():
-        print(f"  {what:<28} {' '.join(found)}", flush=True)
-
-
-def ranked(case: Case, part: Sensitivity, whole: Sensitivity) -> dict[str, list[list[float]]]:
-    """What the groups can be ranked by: name -> (of the stopped scan, of the whole one), a number per group."""
-    found: dict[str, list[list[float]]] = {}
-    for limit in LIMITS:
-        shares = [{row.room.id: row.share for row in rank_groups(case.trace, scan, limit)} for scan in (part, whole)]
-        found[f"share within {limit.amount:g} of {limit.quantity}"] = [
-            [rows.get(name, math.nan) for name in case.groups] for rows in shares
-        ]
-    widths = [fraction for fraction in FRACTIONS if fraction <= 0.8]
-    added = [[[scan.loss_added(name, f) for f in widths] for name in case.groups] for scan in (part, whole)]
-    found["mean loss added"] = [[statistics.mean(row) for row in rows] for rows in added]
-    right = [[[scan.change(name, f).value for f in widths] for name in case.groups] for scan in (part, whole)]
-    found["mean accuracy lost"] = [[-statistics.mean(row) for row in rows] for rows in right]
-    for place, fraction in enumerate(widths):
-        found[f"loss added at {fraction:g}"] = [[row[place] for row in rows] for rows in added]
-    return found
-
-
-def agreement(a: list[float], b: list[float]) -> str:
-    """Spearman's correlation, two digits."""
-    if len(set(a)) < 2 or len(set(b)) < 2:
-        return "same" if len(set(a)) == len(set(b)) else "none"
-    return f"{spearmanr(a, b).statistic:.2f}"
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("nets", nargs="*", default=NETS, help=f"default: {' '.join(NETS)}")
@@ -382,16 +328,11 @@ def main() -> int:
     parser.add_argument("--every", type=int, default=1, help="naive way on each so-many-th point only")
     parser.add_argument("--inside", action="store_true", help="only groups inside blocks, not those across shortcuts")
     parser.add_argument("--write-docs", action="store_true", help="keep what is printed in assets/bench/measure.md")
-    parser.add_argument("--ranking", action="store_true", help="only: what an early stop says of the ranking")
-    parser.add_argument("--seeds", type=int, default=8, help="of the ranking")
     asked = parser.parse_args()
     good = True
     for name in asked.nets:
         case = build(name, asked.images, asked.groups, inside=asked.inside)
-        if case is not None and asked.ranking:
-            with kept("Ranking", name, wanted=asked.write_docs):
-                rank(case, asked.seeds)
-        elif case is not None:
+        if case is not None:
             for threads in asked.threads:
                 with kept("Scan", f"{name}, {threads} thread{'s' * (threads > 1)}", wanted=asked.write_docs):
                     good &= bench(case, threads, asked.every)

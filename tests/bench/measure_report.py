@@ -31,7 +31,7 @@ PARTS = {  # in this order: name -> what stands under its heading
     "Bars: 4 times faster on ResNet-56 and 3 times on ResNet-50, equal values, within 1.5 of the lower bound, first "
     "curves 20 times sooner.",
     "Ranking": "How well a scan that was stopped at 30 % of its work ranks the groups: Spearman's correlation with the "
-    "whole scan, one figure per seed. Bar: 0.95.",
+    "whole scan, one figure per seed, and their median. Bar: 0.95.",
     "Criteria": "Seconds of every criterion, and its rank correlation with the oracle (Molchanov et al. 2017).",
     "Large networks": "Time and memory of criteria and scans on ResNet-50 at 224 pixels. Bar: 2 GB over the network.",
     "Latency": "30 random plans of every network, foretold and measured. Bars: median absolute error under 8 %, rank "

@@ -77,7 +77,8 @@ class Scan:
             self._tell(chosen, curves=True)
 
     def _affordable(self, chosen: Round) -> list[Fork]:
-        """Those of the round's forks, in its order, that all its images can be given to before the effort is spent."""
+        """Those of the round's forks, in its order, that can see all its images before the effort is spent; if none
+        can, the first, for what is left."""
         if not self.macs:
             self._batch_at(0, min(self.batch, len(self.order)))
         left = (self.effort - self.done()) * len(self.order) * sum(self.macs.values())
@@ -87,7 +88,7 @@ class Scan:
             if work <= left:
                 left -= work
                 found.append(fork)
-        return found
+        return found or list(chosen.forks[:1])
 
     def _batch_at(self, position: int, end: int) -> tuple[Tensor, Tensor]:
         """Images and labels from ``position`` to ``end`` of the order, as many as a batch has."""
