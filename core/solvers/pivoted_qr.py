@@ -8,6 +8,9 @@ import torch
 from scipy.linalg.lapack import dpstrf as pstrf
 from torch import Tensor
 
+TALL, LARGE = 2, 2**20  # with so many times more rows than columns and entries, a plain factorisation first is quicker
+AT_ONCE = 1024  # rows
+
 
 def pivoted_qr(Z: Tensor) -> tuple[Tensor, Tensor]:
     """Greedy max over column orders P of |R_11|, |R_22|, ...: Z P = Q R, Q^T Q = I, R upper triangular.
@@ -24,6 +27,8 @@ def pivoted_qr(Z: Tensor) -> tuple[Tensor, Tensor]:
     rows, columns = matrix.shape
     if not rows or not columns:
         return torch.arange(columns), torch.zeros(columns, dtype=torch.float64)
+    if rows > TALL * columns and matrix.size > LARGE:  # R of the plain factorisation has the same products
+        matrix = np.asarray(np.linalg.qr(matrix, mode="r"))
     triangle, pivots = scipy.linalg.qr(matrix, mode="r", pivoting=True, overwrite_a=False)
     diagonal = np.zeros(columns)
     found = np.abs(np.diagonal(triangle))
@@ -31,6 +36,31 @@ def pivoted_qr(Z: Tensor) -> tuple[Tensor, Tensor]:
     noise = np.finfo(np.float64).eps * max(rows, columns) * diagonal[0]
     diagonal[diagonal <= noise] = 0.0
     return torch.from_numpy(pivots.astype(np.int64)), torch.from_numpy(diagonal)
+
+
+class Triangle:
+    """R of Z = Q R for a matrix that comes in pieces of rows and is not kept: R^T R = Z^T Z, so that ``pivoted_qr``
+    finds the same in both. Tall-skinny QR: Demmel, Grigori, Hoemmen, Langou 2012, SIAM J. Sci. Comput. 34."""
+
+    def __init__(self, columns: int) -> None:
+        self.R = np.zeros((0, columns))
+        self._waiting: list[np.ndarray] = []
+
+    def add(self, rows: Tensor) -> None:
+        """rows: (some, columns), finite."""
+        self._waiting.append(rows.detach().cpu().double().numpy())
+        if sum(map(len, self._waiting)) >= max(AT_ONCE, TALL * self.R.shape[1]):
+            self._take_in()
+
+    def found(self) -> Tensor:
+        """float64 (at most columns, columns)."""
+        self._take_in()
+        return torch.from_numpy(self.R)
+
+    def _take_in(self) -> None:
+        if self._waiting:
+            self.R = np.asarray(np.linalg.qr(np.concatenate([self.R, *self._waiting]), mode="r"))
+            self._waiting.clear()
 
 
 def pivoted_cholesky(G: Tensor) -> tuple[Tensor, Tensor]:

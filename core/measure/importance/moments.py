@@ -107,7 +107,7 @@ class Reading:
     def contribution_gram(self, units: int) -> Tensor:
         """(units, units): entry (u, v) is the mean over positions, summed over outputs, of what u adds times what v
         adds. It follows from the moments of x: E[x x^T] times W^T W entry by entry, summed over the units' inputs."""
-        entries = self.second * (self.W.T @ self.W)
+        entries = (self.W.T @ self.W).mul_(self.second)
         return add_by_unit(units, self.unit_of, add_by_unit(units, self.unit_of, entries).T)
 
 

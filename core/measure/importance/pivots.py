@@ -5,7 +5,8 @@ Reconstructed from the abstract of CHaPR (Zhang, Davoodi, Hu 2019, arXiv 1908.03
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -17,10 +18,10 @@ from core.measure.importance.patches import Sample, read_rows, reader_weight, to
 from core.measure.walk import require_images
 from core.records import Group, ImageData
 from core.registry import Row
-from core.solvers.pivoted_qr import pivot_scores, pivoted_qr
+from core.solvers.pivoted_qr import Triangle, pivot_scores, pivoted_qr
 
 LEAST_ROWS, ROWS_PER_UNIT = 2048, 8
-MEMORY_BYTES = 2**29  # sampled matrices held at once; more groups than that take another walk through the images
+MEMORY_BYTES = 2**29  # triangles held at once; more groups than that take another walk through the images
 
 
 def qr(request: Request) -> dict[str, Tensor]:
@@ -48,14 +49,24 @@ def _score(request: Request, contributions: bool) -> dict[str, Tensor]:
     groups = request.trace.groups
     wanted = {group.id: rows or max(ROWS_PER_UNIT * group.units, LEAST_ROWS) for group in groups}
     scores: dict[str, Tensor] = {}
-    for chunk in chunks(groups, lambda one: 8 * wanted[one.id] * one.units, MEMORY_BYTES):
-        blocks = _sample_blocks(request, data, chunk, wanted, contributions)
+    for chunk in chunks(groups, lambda one: 24 * one.units**2, MEMORY_BYTES):
+        triangles: dict[str, dict[int, Triangle]] = {group.id: {} for group in chunk}
+        squares: dict[tuple[str, int], float] = {}
+        for name, place, Z, lengths in _sampled(request, data, chunk, wanted, contributions):
+            squares[name, place] = squares.get((name, place), 0.0) + float(lengths.square().sum())
+            if math.isfinite(squares[name, place]) and bool(torch.isfinite(Z).all()):
+                triangles[name].setdefault(place, Triangle(Z.shape[1])).add(Z)
+            else:
+                squares[name, place] = math.nan
         for group in chunk:
             request.check()
-            parts = [torch.zeros(0, group.units), *(Z / (length or 1.0) for Z, length in blocks.pop(group.id))]
-            Z = torch.cat([part.double() for part in parts])
-            finite = bool(torch.isfinite(Z).all())
-            scores[group.id] = pivot_scores(*pivoted_qr(Z)) if finite else torch.full((group.units,), float("nan"))
+            found = triangles.pop(group.id)
+            length = {place: value**0.5 or 1.0 for (name, place), value in squares.items() if name == group.id}
+            if all(map(math.isfinite, length.values())):
+                parts = [found[place].found() / length[place] for place in sorted(found)]
+                scores[group.id] = pivot_scores(*pivoted_qr(torch.cat([torch.zeros(0, group.units), *parts])))
+            else:
+                scores[group.id] = torch.full((group.units,), float("nan"))
             request.report(len(scores) / len(groups), f"Pivoted QR: {group.name}")
     return scores
 
@@ -69,19 +80,21 @@ def sample_matrices(
     it; each reader gets rows in proportion to its outputs. Without, a row holds the activations at such a position;
     a unit that is read as several features fills several rows.
     """
-    blocks = _sample_blocks(request, data, groups, rows, contributions)
+    parts: dict[str, dict[int, list[Tensor]]] = {group.id: {} for group in groups}
+    for name, place, Z, _ in _sampled(request, data, groups, rows, contributions):
+        parts[name].setdefault(place, []).append(Z)
+    none = {group.id: torch.zeros(0, group.units, dtype=torch.float64) for group in groups}
     return {
-        group.id: torch.cat([torch.zeros(0, group.units, dtype=torch.float64), *(Z for Z, _ in blocks[group.id])])
-        for group in groups
+        name: torch.cat([none[name], *(Z for _, found in sorted(places.items()) for Z in found)])
+        for name, places in parts.items()
     }
 
 
-def _sample_blocks(
+def _sampled(
     request: Request, data: ImageData, groups: Sequence[Group], rows: Mapping[str, int], contributions: bool
-) -> dict[str, list[tuple[Tensor, float]]]:
-    """Group id -> (Z, length) of each place where it is read; length: of all that the layer gives in these rows."""
-    parts: dict[str, dict[int, list[Tensor]]] = {group.id: {} for group in groups}
-    squares: dict[tuple[str, int], float] = {}
+) -> Iterator[tuple[str, int, Tensor, Tensor]]:
+    """(group id, place, Z, lengths) of each place where a group is read, batch by batch; lengths: of what the layer
+    gives in each of these rows."""
     samples: dict[str, dict[int, Sample]] = {}
     read = contribution_rows if contributions else activation_rows
     for visit in visit_sites(request, data, groups, "Pivoted QR"):
@@ -89,13 +102,7 @@ def _sample_blocks(
         if name not in samples:
             samples[name] = _draw(request, visit, rows[name], len(data), contributions)
         if place in samples[name]:
-            Z, lengths = read(visit, samples[name][place].within(visit.first, visit.images))
-            parts[name].setdefault(place, []).append(Z)
-            squares[name, place] = squares.get((name, place), 0.0) + float(lengths.square().sum())
-    return {
-        name: [(torch.cat(found), squares[name, place] ** 0.5) for place, found in sorted(places.items())]
-        for name, places in parts.items()
-    }
+            yield name, place, *read(visit, samples[name][place].within(visit.first, visit.images))
 
 
 def _draw(request: Request, visit: Visit, rows: int, images: int, contributions: bool) -> dict[int, Sample]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from core.solvers.intervals import wilson
-from core.solvers.pivoted_qr import pivot_scores, pivoted_cholesky, pivoted_qr
+from core.solvers.pivoted_qr import Triangle, pivot_scores, pivoted_cholesky, pivoted_qr
 
 
 def greedy(Z: torch.Tensor) -> tuple[list[int], list[float]]:
@@ -29,6 +30,32 @@ def test_follows_the_definition() -> None:
     order, lengths = greedy(Z)
     assert pivots.tolist() == order and torch.equal(Z, before)
     torch.testing.assert_close(diagonal, torch.tensor(lengths, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("sizes", [[3000], [7, 1, 2500, 492], [1500, 1500], [5, 3]])
+def test_pieces_give_what_the_whole_gives(sizes: list[int]) -> None:
+    Z = torch.randn(sum(sizes), 9, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    Z[:, 3] = 0.0
+    whole = Triangle(9)
+    for piece in Z.split(sizes):
+        whole.add(piece)
+    R = whole.found()
+    assert len(R) <= 9
+    torch.testing.assert_close(R.T @ R, Z.T @ Z)
+    (pivots, diagonal), (expected, lengths) = pivoted_qr(R), pivoted_qr(Z)
+    assert torch.equal(pivots, expected)
+    torch.testing.assert_close(diagonal, lengths)
+    assert diagonal[pivots.tolist().index(3)] == 0.0
+    assert Triangle(4).found().shape == (0, 4)
+
+
+def test_large_and_tall_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    Z = torch.randn(400, 12, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    expected, lengths = pivoted_qr(Z)
+    monkeypatch.setattr("core.solvers.pivoted_qr.LARGE", 0)
+    pivots, diagonal = pivoted_qr(Z)
+    assert torch.equal(pivots, expected)
+    torch.testing.assert_close(diagonal, lengths)
 
 
 def test_by_hand() -> None:
