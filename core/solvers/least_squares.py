@@ -47,8 +47,9 @@ class Moments:
     @property
     def xx(self) -> Tensor:
         """Sum of x x^T, (p, p)."""
-        upper = torch.from_numpy(np.triu(self._half))
-        return upper + upper.T - upper.diagonal().diag_embed()
+        full = np.triu(self._half)
+        full += np.triu(self._half, 1).T
+        return torch.from_numpy(full)
 
     @property
     def mean_x(self) -> Tensor:
@@ -62,8 +63,10 @@ class Moments:
 
     def covariance(self, *, centred: bool = True) -> Tensor:
         """Sxx, (p, p); about 0 instead of the mean when not ``centred``."""
-        raw = self.xx / self.rows
-        return raw - torch.outer(self.mean_x, self.mean_x) if centred else raw
+        found = self.xx.div_(self.rows)  # in place: with many inputs each copy is large
+        if centred:
+            found -= torch.outer(self.mean_x, self.mean_x)
+        return found
 
     def cross(self, *, centred: bool = True) -> Tensor:
         """Syx, (q, p)."""
