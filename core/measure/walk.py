@@ -17,6 +17,7 @@ from core.trace.graph import Tape, record_tape
 from core.trace.replay import Replay, needed_steps
 
 BACKWARD_BYTES = 1 << 29  # small enough that a cancel between two batches comes soon
+FORWARD_BYTES = 2 << 30
 
 
 class Replays:
@@ -60,7 +61,8 @@ def batches(data: ImageData, order: Tensor, batch_size: int, module: nn.Module) 
 
 
 def fitting_batch(trace: Trace, most: int, limit_bytes: int = BACKWARD_BYTES) -> int:
-    """How many images, at most ``most``, a backward pass may take at once: it keeps every step's result in memory."""
+    """How many images, at most ``most``, a backward pass may take at once: it keeps every step's result in memory. With
+    FORWARD_BYTES, a forward pass, which keeps about a tenth of them."""
     shapes, state = trace.tape.shapes, trace.tape.state
     steps = [step for step in needed_steps(trace.tape) if any(slot not in state for slot in step.reads)]
     per_image = 4 * sum(math.prod(shapes[slot]) for step in steps for slot in step.outputs)

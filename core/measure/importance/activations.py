@@ -16,7 +16,7 @@ from core.errors import MeasureError
 from core.measure.importance.criteria import CRITERIA, Criterion, Request, add_by_unit, chunks
 from core.measure.importance.maps import FeatureMap, feature_maps
 from core.measure.importance.rows import Rows
-from core.measure.walk import Replays, batches, replay_for, require_images
+from core.measure.walk import FORWARD_BYTES, Replays, batches, fitting_batch, replay_for, require_images
 from core.records import Group
 from core.registry import Row
 from core.trace.graph import needed_steps
@@ -180,7 +180,8 @@ def _score(request: Request, title: str, statistic: Callable[[], Statistic], kep
     )
     for chunk in walks:
         gathered: list[Statistic] = []
-        for images, _ in batches(data, torch.arange(len(data)), request.batch_size, trace.module):
+        size = fitting_batch(trace, request.batch_size, FORWARD_BYTES)
+        for images, _ in batches(data, torch.arange(len(data)), size, trace.module):
             request.check()
             replay = replay_for(replays, images, title)
             known = rows.setdefault(len(images), Rows(replay, trace.module, images))

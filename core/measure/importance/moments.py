@@ -17,7 +17,7 @@ from torch import Tensor
 from core.errors import MeasureError
 from core.measure.importance.criteria import Request, add_by_unit
 from core.measure.importance.patches import Sample, read_rows, reader_weight
-from core.measure.walk import Replays, batches, replay_for, require_images
+from core.measure.walk import FORWARD_BYTES, Replays, batches, fitting_batch, replay_for, require_images
 from core.records import Group, ImageData
 from core.solvers.least_squares import Moments
 from core.trace.replay import Replay
@@ -59,7 +59,8 @@ def visit_sites(
 ) -> Iterator[Visit]:
     """Every place where the groups are read, batch by batch, in order of running. ``done`` is called after each."""
     replays, first = Replays(request.trace), 0
-    for images, _ in batches(data, torch.arange(len(data)), request.batch_size, request.trace.module):
+    size = fitting_batch(request.trace, request.batch_size, FORWARD_BYTES)
+    for images, _ in batches(data, torch.arange(len(data)), size, request.trace.module):
         request.check()
         replay = replay_for(replays, images, purpose)
         sites = read_sites(replay.tape, replay.steps, groups, normed=True)
