@@ -66,6 +66,7 @@ class ForkEngine:
         self.base = base or Plan({})
         self.narrow = narrow
         self.places = places
+        self.threads = torch.get_num_threads()
         self.replayed = not trace.tape.aliases_written
         self._replays = Replays(trace)
         self._forked: dict[tuple[int, ...], _Forked] = {}
@@ -141,6 +142,7 @@ class _Forked:
         self.made: dict[Fork | None, Env] = {}
         self.room = CACHE_BYTES
         self.waypoints = Waypoints(engine.places)
+        self.lanes = engine.threads if self.program.device.type == "cpu" else 1
 
     def run(self, fork: Fork) -> Run:
         if fork not in self.chosen:
@@ -160,7 +162,7 @@ class _Forked:
             starts.setdefault(self.run(fork).start, []).append(fork)
         walk = _Walk(self, fresh, place)
         unchanged: list[Fork] = []
-        lanes: Lanes[list[Fork]] = Lanes(torch.get_num_threads() if program.device.type == "cpu" else 1)
+        lanes: Lanes[list[Fork]] = Lanes(self.lanes)
         with lanes:
             for index in sorted(starts):
                 lanes.do(partial(walk.to, index))

@@ -62,9 +62,8 @@ def scan_sensitivity(
     leave first. The values equal those of a pruned copy evaluated on the same images, but for rounding.
 
     The order of work: three widths of all groups on few images; then, on all, the middle one, and the neighbouring
-    widths between which a group loses ``decision`` (share of accuracy), and 10 x ``decision`` nats; then widths that
-    leave it open on which side they are, and where curves bend; then everything. ``effort`` below 1: stop after that
-    share of the work, which ranks the groups nearly as all of it does.
+    widths between which a group loses ``decision`` (share of accuracy), and 10 x ``decision`` nats; then where that is
+    still open and where curves bend; then everything. ``effort`` below 1: stop after that share of the work.
     ``resume``: go on from a stored result of the same network, images, scores, seed and plan, measuring nothing twice.
     ``on_progress(fraction, message, partial)``: after every round, and twice a second, ``partial`` is the Sensitivity
     so far; in between it is None. Stopped by ``cancelled()`` or ``effort``, ``complete`` is False.

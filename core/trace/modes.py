@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
+from threading import Thread
 
 import torch
 from torch import nn
@@ -47,3 +48,27 @@ def thread_count(threads: int | None) -> Iterator[int]:
         yield torch.get_num_threads()
     finally:
         torch.set_num_threads(before)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """This thread's own work on one CPU thread, for a while in which others need the cores: threads that PyTorch splits
+    a call among wait for their next part in busy loops. What later threads start with stays as it was."""
+    before = torch.get_num_threads()
+    if before == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    leave_to_others(before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def leave_to_others(threads: int) -> None:
+    """Threads of the program that start from now on have ``threads`` CPU threads, whatever this one has: PyTorch hands
+    on what was set last, by any of them."""
+    other = Thread(target=torch.set_num_threads, args=(threads,))
+    other.start()
+    other.join()

@@ -15,6 +15,8 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
+from core.trace.modes import leave_to_others
+
 What = TypeVar("What")
 AHEAD = 2  # runs that wait, per lane: their inputs stay in memory
 
@@ -34,7 +36,8 @@ class Lanes(Generic[What]):
             self._threads = torch.get_num_threads()
             for ready in [self._pool.submit(torch.get_num_threads) for _ in range(self.count)]:
                 ready.result()
-            torch.set_num_threads(self._threads)  # what later threads start with is common to all
+            torch.set_num_threads(self._threads)
+            leave_to_others(self.count)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -45,7 +48,7 @@ class Lanes(Generic[What]):
     def alone(self) -> Iterator[None]:
         """For work of the caller's own beside the runs: on one thread, because several would wait for each other in
         busy loops, on cores that the runs need."""
-        if self._pool is None:
+        if self._pool is None or self._threads == 1:
             yield
             return
         torch.set_num_threads(1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -16,7 +17,7 @@ from core.measure.scan.tally import Answers, Tally
 from core.measure.scan_result import Sensitivity
 from core.measure.walk import batches, example_losses
 from core.records import CurvePoint, Group, ImageData, Plan, Trace, sorted_points
-from core.trace.modes import thread_count
+from core.trace.modes import one_thread
 
 Progress = Callable[..., None]
 BETWEEN_PARTIALS = 0.5  # seconds
@@ -51,7 +52,8 @@ class Scan:
         self.macs: Mapping[Fork, float] = {}
         self.before = self.inside = 0.0
         starts = [self.start]
-        with keeping_memory():  # batch after batch takes buffers of the same sizes
+        # Batch after batch takes buffers of the same sizes; runs in lanes need all cores.
+        with keeping_memory(), one_thread() if self.engine.replayed else nullcontext():
             for chosen in rounds(self.forks, self.tallies, starts, len(self.order), self.batch, self.decision):
                 self._round(chosen)
                 starts[0] = self.start
@@ -107,20 +109,18 @@ class Scan:
         found: dict[Fork, Tensor] = {}
         for fork, logits in self.engine.outputs(images, self.stopped, due, position):
             if not found:
-                with thread_count(1):
-                    example_losses(logits, labels, self.data)  # says what is wrong with outputs or labels
+                example_losses(logits, labels, self.data)  # says what is wrong with outputs or labels
             if fork is None:
                 base = logits[:count]
             else:
                 found[fork] = logits[:count]
                 self.inside += self.macs[fork] * count
                 self._tell(chosen)
-        with thread_count(1):  # so little work that more threads would mostly wait for each other, in busy loops
-            start = Answers(base, labels[:count])
-            for fork, logits in found.items():
-                tally, answers = self.tallies.get(fork, Tally()), Answers(logits, labels[:count])
-                self.tallies[fork] = tally.plus(answers, start, position)
-            self.start = self.start.plus(start, start, position)
+        start = Answers(base, labels[:count])
+        for fork, logits in found.items():
+            tally, answers = self.tallies.get(fork, Tally()), Answers(logits, labels[:count])
+            self.tallies[fork] = tally.plus(answers, start, position)
+        self.start = self.start.plus(start, start, position)
         self.inside = 0.0
 
     def _seen(self, fork: Fork) -> int:
