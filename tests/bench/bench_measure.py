@@ -1,12 +1,12 @@
 """What a sensitivity scan costs, beside the naive way: `make bench-measure` (ARGS="cifar/resnet56 --threads 1").
 
-The naive way builds a pruned copy for every point and evaluates all images with it, in batches of 128: with our own
-surgery, unchecked; with Torch-Pruning where it is installed; and with masks, at full width. All do the same points on
-the same images in one run, and in turns: between its batches the scan waits for the naive points that are due, so that
-other work on the machine hits all alike. The values must be equal. The lower bound is the arithmetic of the partial
-re-runs at the best rate at which this machine does the dense network's convolutions and products alone, each for the
-second time in a row, on one thread, taken in the same turns. Times are wall clock and, for machines that are shared,
-CPU time.
+The naive way builds a pruned copy for every point and evaluates all images with it, in batches of 128
+(`--evaluation-batch`): with our own surgery, unchecked; with Torch-Pruning where it is installed; and with masks, at
+full width. All do the same points on the same images in one run, and in turns: between its batches the scan waits for
+the naive points that are due, so that other work on the machine hits all alike. The values must be equal. The lower
+bound is the arithmetic of the partial re-runs at the best rate at which this machine does the dense network's
+convolutions and products alone, each for the second time in a row, on one thread, taken in the same turns. Times are
+wall clock and, for machines that are shared, CPU time.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from tests.bench.measure_report import kept
 SHARED = Path(__file__).parents[3] / "shared"
 NETS = ("demo/digits-vgg", "demo/digits-resnet", "cifar/resnet20", "cifar/resnet56", "torchvision/resnet50")
 FRACTIONS = tuple(round(0.1 * step, 1) for step in range(1, 10))
-EVALUATION_BATCH = 128
+BATCH = 128
 PEER = "Torch-Pruning"  # may differ: behind a shortcut that pads with zeros it removes other channels
 RATES = 24  # samples of the machine's rate
 TIMES_FASTER = {"cifar/resnet56": 4.0, "torchvision/resnet50": 3.0}
@@ -121,27 +121,25 @@ def build(
     return Case(name, trace, data, score_channels(trace, None, "weight-l2"), chosen)
 
 
-def evaluate(module: nn.Module, data: ImageData) -> tuple[int, float]:
+def evaluate(module: nn.Module, data: ImageData, batch: int) -> tuple[int, float]:
     """(answers right, mean cross-entropy)."""
     correct, loss = 0, 0.0
     with torch.inference_mode():
-        for images, labels in zip(
-            data.images.split(EVALUATION_BATCH), data.labels.split(EVALUATION_BATCH), strict=True
-        ):
+        for images, labels in zip(data.images.split(batch), data.labels.split(batch), strict=True):
             logits = module(images)
             correct += int((logits.argmax(1) == labels).sum())
             loss += float(F.cross_entropy(logits.double(), labels, reduction="sum"))
     return correct, loss / len(data)
 
 
-def naive_jobs(case: Case, name: str, way: Callable[..., nn.Module], every: int, took: Naive) -> list[Job]:
+def naive_jobs(case: Case, way: Callable[..., nn.Module], every: int, took: Naive, batch: int) -> list[Job]:
     """A job for each so-many-th point: the answers of a copy built for that point alone."""
     forks = _plan_forks(_chosen_groups(case.trace, case.groups), case.scores, FRACTIONS, Plan({}))
 
     def job(fork: Fork) -> None:
         with took.times.running():
             copy = way(case.trace.module, case.trace, Plan({fork.group.id: fork.kept}))
-            took.found[fork.group.id, len(fork.kept)] = evaluate(copy, case.data)
+            took.found[fork.group.id, len(fork.kept)] = evaluate(copy, case.data, batch)
 
     chosen = forks[every // 2 :: every] or forks[:1]
     took.share = len(chosen) / len(forks)
@@ -183,7 +181,7 @@ def scan(case: Case, jobs: Sequence[Job]) -> tuple[Sensitivity, Seconds, Seconds
     """One whole scan with ``jobs`` done in turns with it. Gives its curves, its own seconds (wall clock, CPU), and its
     seconds until every group had a curve."""
     began, away = (time.perf_counter(), time.process_time()), [0.0, 0.0]
-    waiting = list(jobs)
+    waiting, threads = list(jobs), torch.get_num_threads()
     told: list[Seconds] = []
 
     def own() -> Seconds:
@@ -196,7 +194,8 @@ def scan(case: Case, jobs: Sequence[Job]) -> tuple[Sensitivity, Seconds, Seconds
             told.append(own())
         while waiting and 1 - done < (len(waiting) - 0.5) / len(jobs):
             wall, cpu = time.perf_counter(), time.process_time()
-            waiting.pop(0)()
+            with thread_count(threads):  # the scan's own thread has one, the others being its lanes
+                waiting.pop(0)()
             away[0] += time.perf_counter() - wall
             away[1] += time.process_time() - cpu
 
@@ -285,13 +284,13 @@ def mixed(rows: Sequence[Sequence[Job]]) -> list[Job]:
     return [job for _, _, job in sorted(placed, key=lambda one: one[:2])]
 
 
-def bench(case: Case, threads: int, every: int) -> bool:
+def bench(case: Case, threads: int, every: int, batch: int) -> bool:
     torch.set_num_threads(threads)
     print(f"\n{case.name}: {len(case.groups)} groups x {len(FRACTIONS)} fractions x {len(case.data)} images, "
           f"{threads} thread{'s' if threads > 1 else ''}, load {os.getloadavg()[0]:.1f}", flush=True)  # fmt: skip
     bound = LowerBound(case)
     took = {name: Naive() for name in ways()}
-    rows = [naive_jobs(case, name, way, every * fewer, took[name]) for name, (way, fewer) in ways().items()]
+    rows = [naive_jobs(case, way, every * fewer, took[name], batch) for name, (way, fewer) in ways().items()]
     found, ours, first = scan(case, mixed([*rows, [bound.sample] * RATES]))
     print(f"  scan                        {ours[0]:9.2f} s wall {ours[1]:9.2f} s CPU", flush=True)
     equal = True
@@ -325,6 +324,7 @@ def main() -> int:
     parser.add_argument("--images", type=int, help="per point (default 300, for 224 pixels 16)")
     parser.add_argument("--groups", type=int, help="only so many, spread over the network")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--evaluation-batch", type=int, default=BATCH, help=f"of the naive ways (default {BATCH})")
     parser.add_argument("--every", type=int, default=1, help="naive way on each so-many-th point only")
     parser.add_argument("--inside", action="store_true", help="only groups inside blocks, not those across shortcuts")
     parser.add_argument("--write-docs", action="store_true", help="keep what is printed in assets/bench/measure.md")
@@ -334,8 +334,11 @@ def main() -> int:
         case = build(name, asked.images, asked.groups, inside=asked.inside)
         if case is not None:
             for threads in asked.threads:
-                with kept("Scan", f"{name}, {threads} thread{'s' * (threads > 1)}", wanted=asked.write_docs):
-                    good &= bench(case, threads, asked.every)
+                title = f"{name}, {threads} thread{'s' * (threads > 1)}"
+                if asked.evaluation_batch != BATCH:
+                    title += f", naive ways in batches of {asked.evaluation_batch}"
+                with kept("Scan", title, wanted=asked.write_docs):
+                    good &= bench(case, threads, asked.every, asked.evaluation_batch)
     return 0 if good else 1
 
 
