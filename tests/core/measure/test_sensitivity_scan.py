@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import threading
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -340,3 +343,23 @@ def test_the_change_is_paired() -> None:
     assert same.value == 0 and same.low < 0 < same.high
     half = found.change("conv1", 0.625)
     assert half.value == pytest.approx((change.value + found.change("conv1", 0.75).value) / 2)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_threads_stay_as_they_were_also_after_an_error(count: int) -> None:
+    module, data = network(Residual), pictures(40)
+    trace = trace_channels(module, data.images)
+
+    def broken(*_: object) -> None:
+        raise ValueError("broken")
+
+    before, running = torch.get_num_threads(), threading.active_count()
+    torch.set_num_threads(count)
+    try:
+        for told in (None, lambda *_: None, broken):
+            with pytest.raises(ValueError, match="broken") if told is broken else nullcontext():
+                scan_sensitivity(trace, data, FRACTIONS, batch_size=8, on_progress=told)
+            gc.collect()
+            assert torch.get_num_threads() == count and threading.active_count() == running
+    finally:
+        torch.set_num_threads(before)
