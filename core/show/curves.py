@@ -183,7 +183,7 @@ def room(trace: Trace, sensitivity: Sensitivity, group_id: str, limit: Limit) ->
     """
     if group_id not in sensitivity.points:
         raise MeasureError(f"Group {group_id} has no curve yet. Scan it first.")
-    group, found = trace.group(group_id), lost_points(sensitivity, group_id, limit.quantity)
+    group, found = trace.group(group_id), _heard(lost_points(sensitivity, group_id, limit.quantity), limit)
     surely = perhaps = None
     lows = [one.low for one in found if one.low is not None]
     if len(lows) == len(found) and limit.quantity == "accuracy":
@@ -195,12 +195,16 @@ def room(trace: Trace, sensitivity: Sensitivity, group_id: str, limit: Limit) ->
     return Room(group.id, group.name, group.units, removed, surely, perhaps, found[-1].removed)
 
 
+def _heard(found: Sequence[Lost], limit: Limit) -> list[Lost]:
+    """Without points on few images between points on many, but for those that few images suffice to say no to."""
+    weak = outweighed([one.images for one in found])
+    return [one for one, passed in zip(found, weak, strict=True) if not passed or _surely_beyond(one, limit)]
+
+
 def _within(found: Sequence[Lost], limit: Limit) -> int:
     """The largest removal within ``limit`` by the rising curve nearest to what was measured, each width counted by its
     images: one that exceeds the limit by chance does not end it where wider ones stay within, one that surely exceeds
     it does. What was measured at the end that is found, or is interpolated there, is within the limit."""
-    weak = outweighed([one.images for one in found])
-    found = [one for one, passed in zip(found, weak, strict=True) if not passed or _surely_beyond(one, limit)]
     fitted = rising([one.value for one in found], [one.images for one in found])
     over = [value > limit.amount + ROUNDING for value in fitted]
     end = next((at for at, one in enumerate(found) if over[at] or _surely_beyond(one, limit)), len(found))
@@ -257,7 +261,7 @@ def rank_groups(
         ms = (
             whole - predict_latency(trace, narrow, table).median_ms if table is not None and whole is not None else None
         )
-        lost = lost_at(lost_points(sensitivity, group.id, limit.quantity), removed)
+        lost = lost_at(_heard(lost_points(sensitivity, group.id, limit.quantity), limit), removed)
         rows.append(
             RankRow(
                 has, removed, lost, macs, macs / max(1, dense), ms, ms / whole if ms is not None and whole else None

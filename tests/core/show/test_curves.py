@@ -123,6 +123,26 @@ def test_few_images_say_nothing_against_more_of_them(trace: Trace) -> None:
     assert room(trace, found, group.id, limit).removed < 2
 
 
+def test_what_few_images_leave_open_does_not_end_what_is_sure(trace: Trace) -> None:
+    """Neither in the room nor in what the ranking says is lost at its end."""
+    group = trace.prunable[0]
+    points = tuple(
+        curve(group.units, {gone: (right, 0.1)}, images)[0]
+        for gone, right, images in (
+            (0, 9_000, 10_000),
+            (4, 28, 30),
+            (8, 8_995, 10_000),
+            (12, 25, 30),
+            (16, 8_600, 10_000),
+        )
+    )
+    found = replace(scan(trace, {0: (9_000, 0.1)}), points={group.id: points})
+    has = room(trace, found, group.id, POINT)
+    assert has.surely == 8 and 8 < has.removed < 12 and has.perhaps is not None and has.removed <= has.perhaps < 16
+    row = rank_groups(trace, found, POINT)[0]
+    assert row.removed == has.removed and row.lost.value <= POINT.amount + 1e-9 and row.lost.images == 10_000
+
+
 def test_chance_does_not_end_a_room(trace: Trace) -> None:
     """Four of 300 images lost in the middle, fewer behind: the rising curve nearest to that stays within a point."""
     name = trace.prunable[0].id
