@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -17,9 +18,8 @@ from core.measure.cost import LatencyTable, count_cost, predict_latency
 from core.measure.scan_result import outweighed
 from core.measure.sensitivity import Sensitivity
 from core.records import CurvePoint, Plan, Scores, Trace
-from core.solvers.monotone import rising
+from core.solvers.monotone import ROUNDING, rising
 
-ROUNDING = 1e-9
 SURELY, PERHAPS, WITHIN, BEYOND = "surely", "perhaps", "within", "beyond"
 COLUMNS = (
     "group", "units", "limit", "limit_of", "removed", "removed_surely", "removed_perhaps", "beyond_scan", "lost", "low",
@@ -210,7 +210,7 @@ def _within(found: Sequence[Lost], limit: Limit) -> int:
     end = next((at for at, one in enumerate(found) if over[at] or _surely_beyond(one, limit)), len(found))
     start = max((at for at in range(end) if found[at].value <= limit.amount), default=0)
     kept = [found[start], *found[end : end + 1]]
-    return _crossing(kept, [one.value for one in kept], limit.amount)
+    return _crossing(kept, [math.inf if math.isnan(one.value) else one.value for one in kept], limit.amount)
 
 
 def _surely_beyond(one: Lost, limit: Limit) -> bool:

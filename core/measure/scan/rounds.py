@@ -17,14 +17,13 @@ import numpy as np
 from core.measure.forks import Fork
 from core.measure.scan.tally import Tally
 from core.solvers.intervals import paired_interval
-from core.solvers.monotone import rising
+from core.solvers.monotone import ROUNDING, rising
 
 FIRST_SHARE, FIRST_LEAST, FIRST_MOST = 0.1, 16, 128  # images of the first curves
 COARSE = (1 / 6, 1 / 2, 5 / 6)  # places along a group's widths
 SEARCHES = 6  # rounds for the widths around the limits; every one walks the network again
 NATS = 10.0  # of loss added, about, per share of accuracy lost: what else may be asked for
 FAR, FAR_SHARE = 2.0, 1 / 3  # times what may be lost: then this share of the images is enough for now
-ROUNDING = 1e-9
 LEAST_NATS = 1e-3  # what counts as no change when losses are compared by their logarithms
 
 

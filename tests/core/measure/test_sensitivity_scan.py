@@ -238,6 +238,13 @@ def test_the_limits_are_looked_for_between_what_is_known() -> None:
     assert open_fork(widths, {widths[0]: counted(50, 9.0)}, 100, 0.01) is None
 
 
+@pytest.mark.parametrize("loss", [float("nan"), float("inf")])
+def test_a_loss_that_overflows_is_beyond_every_limit(loss: float) -> None:
+    widths = nine_widths()
+    asked = searched(widths, {}, lambda at: counted(0, 0.0) if at < 6 else counted(60, loss))
+    assert {5, 6} <= set(asked) and len(asked) < 9
+
+
 def test_both_limits_are_looked_for() -> None:
     """Right answers fall at once, the loss rises later: two neighbours on both sides of either."""
     widths = nine_widths()

@@ -143,6 +143,12 @@ def test_what_few_images_leave_open_does_not_end_what_is_sure(trace: Trace) -> N
     assert row.removed == has.removed and row.lost.value <= POINT.amount + 1e-9 and row.lost.images == 10_000
 
 
+@pytest.mark.parametrize("loss", [float("nan"), float("inf")])
+def test_a_loss_that_overflowed_is_beyond(trace: Trace, loss: float) -> None:
+    found = scan(trace, {0: (9_000, 0.1), 8: (9_000, 0.1), 16: (9_000, loss), 24: (9_000, loss)})
+    assert room(trace, found, trace.prunable[0].id, Limit("loss", 0.1)).removed == 8
+
+
 def test_chance_does_not_end_a_room(trace: Trace) -> None:
     """Four of 300 images lost in the middle, fewer behind: the rising curve nearest to that stays within a point."""
     name = trace.prunable[0].id

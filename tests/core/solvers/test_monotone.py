@@ -14,6 +14,12 @@ def test_rising_stays_falling_becomes_the_mean() -> None:
     assert rising([], []) == []
 
 
+@pytest.mark.parametrize("broken", [float("nan"), float("inf")])
+def test_what_overflowed_is_above_everything(broken: float) -> None:
+    found = rising([0.0, 0.1, broken, 0.2], [300, 30, 300, 300])
+    assert found[:2] == [0.0, 0.1] and all(np.isfinite(found)) and found[2] == found[3] > 1e100
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_nothing_that_rises_is_nearer(seed: int) -> None:
     random = np.random.default_rng(seed)
