@@ -36,6 +36,8 @@ class Recorded:
         asked: list[Tensor] = []
 
         class Engine:
+            replayed = True
+
             def __init__(self, _: Trace, forks: Sequence[Fork], *__: Any, **___: Any) -> None:
                 self.forks = forks
 
